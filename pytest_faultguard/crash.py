@@ -1,0 +1,217 @@
+"""How a child ended and what it left: the types that everything else speaks in.
+
+Every type here is frozen, holds JSON-able values only and goes through :func:`to_json` / :func:`from_json`, because a
+crash travels inside a pytest report from an xdist worker to its controller, and later to a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal as _signal
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import Literal
+from typing import TypeAlias
+from typing import final
+
+#: A duration or an instant of the monotonic clock, in seconds.
+Seconds: TypeAlias = float
+
+#: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone.
+Phase: TypeAlias = Literal["setup", "call", "teardown", "exit"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exited:
+    """The child left by ``exit`` or ``_exit`` without having finished."""
+
+    code: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signaled:
+    """A signal ended the child."""
+
+    signal: int
+    core_dumped: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """The child was still running at its deadline, and the guard stopped it."""
+
+    #: The limit that passed, in seconds.
+    timeout: Seconds
+    #: What ended the child at last: the name of a signal, or of the option that did.
+    stopped_by: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lost:
+    """The guard cannot tell how the child ended, or could not go on watching it."""
+
+    reason: str
+
+
+Ending: TypeAlias = Exited | Signaled | Overdue | Lost
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One Python function on a stack."""
+
+    function: str
+    file: str
+    #: 1-based; ``None`` where the interpreter could not tell.
+    line: int | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadStack:
+    """The stack of one thread, most recent call first, as faulthandler prints it."""
+
+    #: The thread's identity (and name, where the dump has one), as printed.
+    thread: str
+    #: Whether this thread took the signal.
+    current: bool
+    frames: tuple[Frame, ...]
+    #: Whether frames are missing at the end.
+    truncated: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """One key of the journal and its last value, both already turned into text."""
+
+    key: str
+    value: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    """An unclean ending of a guarded test, with the evidence that the child left."""
+
+    #: The node id of the test.
+    label: str
+    phase: Phase
+    ending: Ending
+    #: How long the phase had been running, in seconds.
+    duration: Seconds
+    #: What the native code said about its death, on one line; empty where it said nothing.
+    message: str = ""
+    #: All threads at the crash or at the deadline.
+    stacks: tuple[ThreadStack, ...] = ()
+    #: faulthandler's own text, unfolded.
+    dump: str = ""
+    rescued: tuple[Rescued, ...] = ()
+    #: Processes that the test had started and that were still there: ``pid command line``.
+    leaked: tuple[str, ...] = ()
+    #: Evidence that could not be had, each with its reason.
+    gaps: tuple[str, ...] = ()
+
+    @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the child, or None."""
+        return self.ending.signal if isinstance(self.ending, Signaled) else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code with which the child left in mid-test, or None."""
+        return self.ending.code if isinstance(self.ending, Exited) else None
+
+    @property
+    def cause(self) -> str:
+        """The ending in words, on one line: what happened, in which phase, after how long, and why."""
+        where = "at exit, after the last report" if self.phase == "exit" else f"in {self.phase}"
+        match self.ending:
+            case Signaled(signal=number, core_dumped=core_dumped):
+                core = ", core dumped" if core_dumped else ""
+                told = f"{describe_signal(number)} {where} after {self.duration:.2f} s{core}"
+            case Exited(code=code):
+                told = f"exit code {code} {where} after {self.duration:.2f} s: the test never finished"
+            case Overdue(timeout=timeout, stopped_by=stopped_by):
+                told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
+            case Lost(reason=reason):
+                told = f"lost {where} after {self.duration:.2f} s: {reason}"
+        return f"{told}: {self.message}" if self.message else told
+
+    @property
+    def short_cause(self) -> str:
+        """The ending in a word or two: ``SIGSEGV``, ``exit code 3``, ``timeout``, ``lost``."""
+        match self.ending:
+            case Signaled(signal=number):
+                return signal_name(number)
+            case Exited(code=code):
+                return f"exit code {code}"
+            case Overdue():
+                return "timeout"
+            case Lost():
+                return "lost"
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11; real-time signals count from ``SIGRTMIN``."""
+    try:
+        return _signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN+{number - _signal.SIGRTMIN}" if number > _signal.SIGRTMIN else f"signal {number}"
+
+
+def describe_signal(number: int) -> str:
+    """``SIGSEGV (segmentation fault)``."""
+    told = _signal.strsignal(number) if number in _signal.valid_signals() else None
+    return f"{signal_name(number)} ({told[0].lower()}{told[1:]})" if told else signal_name(number)
+
+
+_ENDINGS: Mapping[str, type[Ending]] = {kind.__name__: kind for kind in (Exited, Signaled, Overdue, Lost)}
+
+
+def to_json(crash: Crash) -> dict[str, Any]:
+    """The crash as dicts, lists, strings, numbers and None; the text in it is valid UTF-8."""
+    record: dict[str, Any] = _clean(dataclasses.asdict(crash))
+    record["ending"]["kind"] = type(crash.ending).__name__
+    return record
+
+
+def from_json(record: Mapping[str, Any]) -> Crash:
+    """The crash that :func:`to_json` wrote.
+
+    Raises:
+        KeyError, TypeError: the record is not one.
+    """
+    fields = dict(record)
+    ending = dict(fields["ending"])
+    fields["ending"] = _ENDINGS[ending.pop("kind")](**ending)
+    fields["stacks"] = tuple(_stacks(fields["stacks"]))
+    fields["rescued"] = tuple(Rescued(**one) for one in fields["rescued"])
+    fields["leaked"] = tuple(fields["leaked"])
+    fields["gaps"] = tuple(fields["gaps"])
+    return Crash(**fields)
+
+
+def _stacks(records: list[dict[str, Any]]) -> Iterator[ThreadStack]:
+    for record in records:
+        yield ThreadStack(**{**record, "frames": tuple(Frame(**frame) for frame in record["frames"])})
+
+
+def _clean(value: Any) -> Any:
+    """Lists for tuples, and no lone surrogate: execnet refuses them."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case dict():
+            return {key: _clean(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_clean(one) for one in value]
+        case _:
+            return value

@@ -1,0 +1,1098 @@
+"""The journal: shared memory that keeps what a child assigned, whatever instant the child dies at.
+
+A child writes, nobody stands between; after its end any other process reads. Layout version 1, little-endian, in a
+sparse memfd whose geometry is fixed by the version, so that the reading side needs to believe no number it reads::
+
+    0       header: state byte, then magic, version, checksum
+    64      scratch byte, never read
+    1024    one byte per directory chunk, set once every slot of that chunk is known to be initialised
+    4096    directory: 2**20 slots of 64 bytes
+    ...     arena: blocks of key and value
+
+A slot is a state byte and, from byte 8, a body: kind, number of out-of-band buffers, length of the key, sequence,
+birth (which key this is, in order of first assignment), offset, length of the value, checksums of key and value, and
+a checksum of the body. A block is the key's pickle, then (for a ``buffer()`` from the next multiple of 64) the value:
+a table of buffer lengths, the pickle, the buffers.
+
+The rules that make a death at any instant harmless:
+
+1. A block is filled, then the body of an idle slot, then one single-byte store makes the slot live: the commit.
+2. Only after the commit is the slot of the old value made idle, and only after that may its slot and block be used
+   again. Until then both are live, and the higher sequence counts.
+3. A deletion commits a tombstone with a higher sequence, makes the value's slot idle, then the tombstone's.
+4. What is free is known in the writer's own memory only; the reading side never needs it.
+5. Memory is allocated before it is written, so that a full memory is an exception and not SIGBUS.
+
+Threads take turns by a lock. A signal handler may interrupt an assignment and write as well: CPython runs it at calls
+and jumps, never inside a statement without a call, so whatever changes hands does so within one such statement.
+
+The reading side, :func:`read`, uses ``pread`` only and unpickles nothing. What is damaged becomes a named gap. (One
+scribble cannot be told: the very byte that means "idle" written over the state of a live slot.)
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import itertools
+import mmap
+import os
+import pickle
+import reprlib
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Hashable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+from typing import Final
+from typing import NoReturn
+from typing import Protocol
+
+from pytest_faultguard.outcome import JournalError
+
+#: How much live data one journal holds unless told otherwise.
+DEFAULT_LIMIT_BYTES: Final = 1 << 30
+#: The longest pickle of a key; a bound lets the reading side hold keys in memory.
+MAX_KEY_BYTES: Final = 1 << 20
+
+_VERSION: Final = 1
+_MAGIC: Final = b"faultguard-journal"
+_PAGE: Final = 4096
+_IDLE: Final = 0x69
+_LIVE: Final = 0xB4
+_HEADER: Final = struct.Struct("<20sII")
+_HEADER_AT: Final = 8
+_SCRATCH: Final = 64
+_CHUNK_MAP: Final = 1024
+_CHUNKS: Final = 1024
+_SLOT: Final = 64
+_BODY_AT: Final = 8
+_BODY: Final = struct.Struct("<BxHIQQQQII")
+_BODY_END: Final = _BODY_AT + _BODY.size
+_SLOT_END: Final = _BODY_END + 4
+_CHECKSUM: Final = struct.Struct("<I")
+_CHUNK_SLOTS: Final = 1024
+_CHUNK_BYTES: Final = _CHUNK_SLOTS * _SLOT
+_DIRECTORY: Final = _PAGE
+_ARENA: Final = _DIRECTORY + _CHUNKS * _CHUNK_BYTES
+_ARENA_SLACK: Final = 128 << 20
+_IDLE_CHUNK: Final = (bytes([_IDLE]) + bytes(_SLOT - 1)) * _CHUNK_SLOTS
+_MOST_BUFFERS: Final = 0xFFFF
+
+_SMALL: Final = 2048  # Blocks up to here come in steps of a slot's size, and by the page.
+_LARGE: Final = 1 << 16  # Plain bytes from here on skip the copy into a pickle.
+_AHEAD_LEAST: Final = 1 << 16
+_AHEAD_MOST: Final = 4 << 20
+_PIECE: Final = 1 << 20
+_MOST_GAPS: Final = 100
+_MADV_WIPEONFORK: Final = 18
+
+
+class Kind(enum.IntEnum):
+    """What a record's value is: a pickle, a dill pickle, live memory, or the mark of a deletion."""
+
+    PICKLE = 1
+    DILL = 2
+    BUFFER = 3
+    TOMBSTONE = 4
+
+
+_PICKLE: Final = int(Kind.PICKLE)
+_DILL: Final = int(Kind.DILL)
+_BUFFER: Final = int(Kind.BUFFER)
+_TOMBSTONE: Final = int(Kind.TOMBSTONE)
+
+# slot, room, block, bytes no longer counted when it goes, kind, number of buffers, start and end of the value.
+# A plain tuple, because making one takes no call.
+_Held = tuple[int, int, int, int, int, int, int, int]
+_Extents = tuple[tuple[int, int], ...]
+
+# Stands for "no value", and may be retired like one without a branch: its slot is the scratch byte.
+_NOTHING: Final[_Held] = (_SCRATCH, 0, 0, 0, 0, 0, 0, 0)
+# The end of the chain of retired values is its own successor, so that taking from the empty chain is harmless.
+_END: Final[list[Any]] = [_NOTHING]
+_END.append(_END)
+
+_dumps = pickle.dumps
+_crc32 = zlib.crc32
+_pack_body = _BODY.pack
+_pack_checksum = _CHECKSUM.pack
+
+
+class _Mark(Protocol):
+    """Something whose first item is true in the writing process only."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+
+class _PidMark:
+    """The mark where the kernel cannot wipe a page on fork."""
+
+    __slots__ = ("_pid",)
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def __getitem__(self, index: int, /) -> int:
+        return os.getpid() == self._pid
+
+
+_UNMARKED: Final[_Mark] = b"\0"
+
+
+def _new_mark() -> _Mark:
+    """A page that any fork, Python's or C's, wipes: a tenth of the price of asking for the pid."""
+    page = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        page.madvise(_MADV_WIPEONFORK)
+    except OSError:  # Linux before 4.14.
+        page.close()
+        return _PidMark()
+    page[0] = 1
+    return page
+
+
+class _TakenError(Exception):
+    """A buffer is not wanted any more, because its key came to hold something meanwhile."""
+
+
+class _Blank:
+    """The value of a buffer-to-be."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class _Entry:
+    """One key, from its first assignment to its deletion."""
+
+    __slots__ = ("birth", "checksum", "held", "key", "listed")
+
+    def __init__(self, birth: int, key: bytes) -> None:
+        self.birth = birth
+        self.key = key
+        self.checksum = _crc32(key)
+        self.held: _Held = _NOTHING
+        self.listed = False
+
+
+_SPECIAL: Final = frozenset({bytes, bytearray, _Blank})
+
+
+class Journal(MutableMapping[Hashable, Any]):
+    """A mapping in shared memory; each assignment is a snapshot that outlives this process' death.
+
+    One process writes, the one that called :meth:`claim`; a process forked from it may read. Elsewhere use
+    :func:`read` with :meth:`fileno`.
+    """
+
+    __slots__ = (
+        "_arena",
+        "_backed",
+        "_bins",
+        "_births",
+        "_chunks",
+        "_end",
+        "_entries",
+        "_fd",
+        "_leftover",
+        "_limit",
+        "_live",
+        "_lock",
+        "_map",
+        "_mark",
+        "_pid",
+        "_retired",
+        "_sequence",
+        "_slots",
+    )
+
+    def __init__(self, fd: int, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
+        """Take over ``fd``, an empty journal made by :meth:`create` with the same limit."""
+        self._fd = fd
+        self._limit = limit_bytes
+        self._pid = 0
+        self._mark: _Mark = _UNMARKED
+        self._map: mmap.mmap | None = None
+        self._entries: dict[Hashable, _Entry] = {}
+
+    @classmethod
+    def create(cls, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Journal:
+        """Make an empty journal; it holds no memory until the first write. JournalError where that is refused."""
+        if limit_bytes < 1:
+            raise ValueError(f"limit_bytes must be positive, not {limit_bytes}")
+        fd = -1
+        try:
+            fd = os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, _file_bytes(limit_bytes))
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            raise JournalError(f"cannot reserve a journal for {limit_bytes} bytes: {error}") from error
+        return cls(fd, limit_bytes)
+
+    def fileno(self) -> int:
+        """The descriptor of the shared memory; ValueError once closed."""
+        if self._fd < 0:
+            raise ValueError("the journal is closed")
+        return self._fd
+
+    def claim(self) -> None:
+        """Make the calling process the writer; RuntimeError if another process already is."""
+        self.fileno()
+        if self._pid not in (0, os.getpid()):
+            raise RuntimeError(f"the journal belongs to process {self._pid}")
+        self._pid = os.getpid()
+
+    def close(self) -> None:
+        """Give descriptor and mapping back; views from :meth:`buffer` stay usable. May be called again."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        shared, self._map, self._mark = self._map, None, _UNMARKED
+        self._entries = {}
+        if shared is not None:
+            try:
+                shared.close()
+            except BufferError:  # A view is alive: the mapping goes with the last one.
+                pass
+        os.close(fd)
+
+    # -- the mapping -------------------------------------------------------------------------------------------------
+
+    def __setitem__(self, key: Hashable, value: Any) -> None:
+        """Save a snapshot of ``value``.
+
+        TypeError if it cannot be pickled, MemoryError past the limit, RuntimeError in a process the test started.
+        After any of them the journal is as it was.
+        """
+        if not self._mark[0]:
+            self._open()
+        entry = self._entries.get(key) or self._new_entry(key)
+        kind = _PICKLE
+        buffers: list[Any] = []
+        blank = 0
+        if type(value) in _SPECIAL:
+            value, kind, blank = _special(value)
+        try:
+            data = _dumps(value, 5, buffer_callback=buffers.append)
+            if buffers:
+                data, buffers = _flattened(value, data, buffers)
+        except MemoryError:
+            raise
+        except Exception:
+            kind, data, buffers = _DILL, _dill_dumps(key, value), []
+
+        # What follows is one function, and not several, because every call would cost a tenth of an assignment.
+        name = entry.key
+        head = len(name)
+        length = len(data)
+        if buffers:
+            length += sum(map(len, buffers))
+        elif blank:
+            head, length = (head + 63) & -64, blank
+        size = head + length
+        room = (size + 63) & -64 if size <= _SMALL else _room(size)
+        counted = block = slot = 0
+        done = False
+        with self._lock:
+            try:
+                shared = self._map
+                self._live, counted = self._live + size, size
+                if shared is None or self._live - entry.held[3] > self._limit:
+                    self._refuse(key, size)
+                try:
+                    block = self._bins[room].pop()
+                except LookupError:
+                    block = self._take(key, room)
+                if size <= _SMALL and not blank:
+                    shared[block : block + size] = name + data
+                    checksum = _crc32(data)
+                else:
+                    checksum = _fill(shared, block, name, head, data, buffers, blank)
+                try:
+                    slot = self._slots.pop()
+                except IndexError:
+                    slot = self._take_slot(key)
+                if entry.held is _NOTHING:
+                    entry = self._listed(key, entry)
+                sequence = self._sequence = self._sequence + 1
+                body = _pack_body(
+                    kind, len(buffers), len(name), sequence, entry.birth, block, length, entry.checksum, checksum
+                )
+                shared[slot + _BODY_AT : slot + _SLOT_END] = body + _pack_checksum(_crc32(body, slot))
+                new = (slot, room, block, 0 if blank else size, kind, len(buffers), block + head, block + size)
+                if blank and entry.held is not _NOTHING:
+                    raise _TakenError
+                shared[slot] = _LIVE
+                entry.held, self._retired, done = new, (entry.held, self._retired), True
+            except BaseException:
+                if not done:
+                    self._undo(slot, room, block, counted)
+                raise
+            # As _retire() does.
+            while self._retired is not _END:
+                (gone, self._retired), self._live, shared[gone[0]] = self._retired, self._live - self._retired[0][3], _IDLE
+                if gone is not _NOTHING:
+                    self._slots.append(gone[0])
+                    if gone[3]:
+                        self._bins[gone[1]].append(gone[2])
+            if not entry.listed:
+                self._readmit(key, entry)
+
+    def __getitem__(self, key: Hashable) -> Any:
+        """A fresh, equal value (``bytes`` for a buffer); KeyError."""
+        if not self._mark[0]:
+            return self._foreign_value(key)
+        with self._lock:
+            entry = self._entries.get(key)
+            while True:
+                held = _NOTHING if entry is None else entry.held
+                if entry is None or held is _NOTHING:
+                    raise KeyError(key)
+                _, _, _, _, kind, count, start, end = held
+                with memoryview(self._shared()) as whole, whole[start:end] as payload:
+                    pieces = _split(kind, count, payload)
+                if entry.held is held:  # Else a signal handler wrote meanwhile, perhaps into this very block.
+                    break
+        return _load(kind, pieces)
+
+    def __delitem__(self, key: Hashable) -> None:
+        """Forget ``key``; KeyError."""
+        if not self._mark[0]:
+            self._open()
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry.held is _NOTHING:
+                raise KeyError(key)
+            self._retire()
+            self._bury(key, entry)
+            self._retire()
+            entry.listed = False
+            # One statement: a signal handler may bring the entry back to life, but not between these two halves.
+            entry.listed = entry.held is not _NOTHING or self._entries.pop(key, None) is None
+
+    def __iter__(self) -> Iterator[Hashable]:
+        if not self._mark[0]:
+            return iter(self._foreign())
+        return iter([key for key, entry in list(self._entries.items()) if entry.held is not _NOTHING])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, key: object) -> bool:
+        if not self._mark[0]:
+            return key in self._foreign()
+        entry = self._entries.get(key)  # type: ignore[call-overload]  # A dict takes any object here.
+        return entry is not None and entry.held is not _NOTHING
+
+    def __repr__(self) -> str:
+        if self._fd < 0:
+            return "<Journal: closed>"
+        return f"<Journal: {len(self)} keys, limit {self._limit} bytes>"
+
+    def popitem(self) -> tuple[Hashable, Any]:
+        """Remove and give the pair assigned last, as ``dict`` does; KeyError if there is none."""
+        for key in reversed(list(self)):
+            return key, self.pop(key)
+        raise KeyError("popitem(): the journal is empty")
+
+    def clear(self) -> None:
+        """Forget all keys, without loading their values."""
+        for key in self:
+            del self[key]
+
+    def buffer(self, key: Hashable, size: int) -> memoryview:
+        """A writable view of ``size`` zero bytes inside the journal; live memory that never moves.
+
+        Asked again, the same memory. ValueError for another size, or if ``key`` holds a value; MemoryError past the
+        limit. The memory stays counted even if ``key`` is assigned or deleted: C may still hold its address.
+        """
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise TypeError(f"the size of a buffer must be an int, not {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"the size of a buffer must be positive, not {size}")
+        if not self._mark[0]:
+            self._open()
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry.held is _NOTHING:
+                try:
+                    self[key] = _Blank(size)
+                except _TakenError:  # A signal handler was quicker.
+                    pass
+            _, _, _, _, kind, _, start, end = self._entries[key].held
+            if kind != _BUFFER:
+                raise ValueError(f"faultguard_data[{_shown(key)}] holds a value and cannot become a buffer")
+            if end - start != size:
+                raise ValueError(f"the buffer faultguard_data[{_shown(key)}] has {end - start} bytes, not {size}")
+            return memoryview(self._shared())[start:end]
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _bury(self, key: Hashable, entry: _Entry) -> None:
+        """Commit a tombstone, and hand value and tombstone, in this order, to be retired."""
+        slot = 0
+        done = False
+        try:
+            shared = self._shared()
+            try:
+                slot = self._slots.pop()
+            except IndexError:
+                slot = self._take_slot(key)
+            sequence = self._sequence = self._sequence + 1
+            body = _pack_body(_TOMBSTONE, 0, 0, sequence, entry.birth, 0, 0, 0, 0)
+            shared[slot + _BODY_AT : slot + _SLOT_END] = body + _pack_checksum(_crc32(body, slot))
+            stone = (slot, 0, 0, 0, _TOMBSTONE, 0, 0, 0)
+            shared[slot] = _LIVE
+            entry.held, self._retired, done = _NOTHING, (entry.held, (stone, self._retired)), True
+        except BaseException:
+            if not done:
+                self._undo(slot, 0, 0, 0)
+            raise
+
+    def _retire(self) -> None:
+        """Make the slots of replaced values idle, then give slots and blocks back; the order is rule 2."""
+        shared = self._shared()
+        while self._retired is not _END:
+            # One statement, taken apart from left to right: unlinked, no longer counted, idle.
+            (gone, self._retired), self._live, shared[gone[0]] = self._retired, self._live - self._retired[0][3], _IDLE
+            if gone is not _NOTHING:
+                self._slots.append(gone[0])
+                if gone[3]:
+                    self._bins[gone[1]].append(gone[2])
+
+    def _undo(self, slot: int, room: int, block: int, counted: int) -> None:
+        """Give back what an assignment that failed had taken."""
+        if slot:
+            self._shared()[slot] = _IDLE
+            self._slots.append(slot)
+        if block:
+            self._bins[room].append(block)
+        self._live -= counted
+
+    def _listed(self, key: Hashable, entry: _Entry) -> _Entry:
+        """Make the key's entry known, before anything of it is committed; another's if that was quicker."""
+        entry = self._entries.setdefault(key, entry)
+        entry.listed = True
+        return entry
+
+    def _readmit(self, key: Hashable, entry: _Entry) -> None:
+        """A signal handler deleted ``key`` while we assigned: list it again, unless it was assigned anew as well."""
+        if self._listed(key, entry) is not entry:
+            entry.held, self._retired = _NOTHING, (entry.held, self._retired)
+            self._retire()
+
+    def _new_entry(self, key: Hashable) -> _Entry:
+        try:
+            name = _dumps(key, 5)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise TypeError(
+                f"cannot save faultguard_data[{_shown(key)}]: a key of type {type(key).__name__!r} "
+                f"must be picklable: {error}"
+            ) from error
+        if len(name) > MAX_KEY_BYTES:
+            raise ValueError(
+                f"the key of faultguard_data[{_shown(key)}] takes {len(name)} bytes, more than {MAX_KEY_BYTES}"
+            )
+        return _Entry(next(self._births), name)
+
+    def _refuse(self, key: Hashable, size: int) -> NoReturn:
+        if self._map is None:
+            raise ValueError("the journal is closed")
+        raise MemoryError(
+            f"cannot save faultguard_data[{_shown(key)}]: its {size} bytes would bring the data past the limit of "
+            f"{self._limit} bytes"
+        )
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Map the journal at the first write of the process that claimed it; RuntimeError in any other."""
+        self.fileno()
+        if not self._pid:
+            raise RuntimeError("no process has claimed the journal")
+        if self._pid != os.getpid():
+            raise RuntimeError(
+                f"a process that the test started may not write faultguard_data "
+                f"(it belongs to process {self._pid}, this is {os.getpid()})"
+            )
+        self._lock = threading.RLock()
+        self._births = itertools.count(1)
+        self._sequence = 0
+        self._live = 0
+        self._slots: list[int] = []
+        self._chunks = list(range(_CHUNKS - 1, -1, -1))
+        self._bins: dict[int, list[int]] = {room: [] for room in range(64, _SMALL + 1, 64)}
+        self._arena: tuple[int, _Extents] = (_ARENA, ())
+        self._end = _file_bytes(self._limit)
+        self._backed = _ARENA
+        self._leftover = 0
+        self._retired: Any = _END
+        self._map = shared = self._map_file()
+        self._back("", 0, _PAGE)
+        version = _HEADER.pack(_MAGIC, _VERSION, 0)[:-4]
+        shared[_HEADER_AT : _HEADER_AT + _HEADER.size] = version + _pack_checksum(_crc32(version))
+        shared[0] = _LIVE
+        self._mark = _new_mark()
+
+    def _map_file(self) -> mmap.mmap:
+        """The whole file, mapped once; nothing of it is in memory yet."""
+        try:
+            return mmap.mmap(self._fd, _file_bytes(self._limit))
+        except OSError as error:
+            raise MemoryError(
+                f"no address space for faultguard_data with its limit of {self._limit} bytes: {error}"
+            ) from error
+
+    def _shared(self) -> mmap.mmap:
+        if self._map is None:
+            raise ValueError("the journal is closed")
+        return self._map
+
+    def _back(self, key: Hashable, start: int, length: int) -> None:
+        """Have the memory before it is written; MemoryError, where a store would be SIGBUS."""
+        try:
+            os.posix_fallocate(self._fd, start, length)
+        except OSError as error:
+            raise MemoryError(
+                f"cannot save faultguard_data[{_shown(key)}]: no memory for {length} bytes: {error}"
+            ) from error
+
+    # -- free space, known to this process only ----------------------------------------------------------------------
+
+    def _take_slot(self, key: Hashable) -> int:
+        """A slot from a new chunk of the directory; MemoryError past the most keys."""
+        if not self._chunks:
+            raise MemoryError(f"cannot save faultguard_data[{_shown(key)}]: more than {_CHUNKS * _CHUNK_SLOTS} keys")
+        chunk = self._chunks.pop()
+        start = _DIRECTORY + chunk * _CHUNK_BYTES
+        try:
+            self._back(key, start, _CHUNK_BYTES)
+        except BaseException:
+            self._chunks.append(chunk)
+            raise
+        shared = self._shared()
+        shared[start : start + _CHUNK_BYTES] = _IDLE_CHUNK
+        shared[_CHUNK_MAP + chunk] = _LIVE
+        self._slots.extend(range(start + _CHUNK_BYTES - _SLOT, start, -_SLOT))
+        return start
+
+    def _take(self, key: Hashable, room: int) -> int:
+        """A block that no bin has: from the free extents or the untouched end; MemoryError if neither has room."""
+        span = room if room > _SMALL else _PAGE // room * room
+        bin_ = self._bins.setdefault(room, [])
+        while True:
+            seen = self._arena
+            block, left = _carve(seen, span)
+            if block is None:
+                if self._sweep_pays(seen[0], span):
+                    self._sweep()
+                    continue
+                block, left = seen[0], (seen[0] + span, seen[1])
+                self._back_arena(key, block + span)
+            # One statement, so that what a signal handler took meanwhile is not taken twice.
+            self._arena, won = (left, True) if self._arena is seen else (self._arena, False)
+            if won:
+                break
+        if span > room:
+            bin_.extend(range(block + room, block + span, room))
+        return block
+
+    def _back_arena(self, key: Hashable, end: int) -> None:
+        if end > self._end:
+            raise MemoryError(
+                f"cannot save faultguard_data[{_shown(key)}]: no room in the journal, too many fragments "
+                f"(limit {self._limit} bytes)"
+            )
+        start = self._backed
+        if end <= start:
+            return
+        ahead = min(max(end, start + min(max(start - _ARENA, _AHEAD_LEAST), _AHEAD_MOST)), self._end)
+        try:
+            self._back(key, start, ahead - start)
+        except MemoryError:
+            if ahead == end:
+                raise
+            ahead = end
+            self._back(key, start, ahead - start)
+        self._backed = ahead
+
+    def _sweep_pays(self, top: int, span: int) -> bool:
+        """Whether the bins hold enough to be merged before the arena grows; not if the last time left as much."""
+        free = self._binned()
+        if top + span > self._end:
+            return free > self._leftover
+        return free >= span and free >= (top - _ARENA) // 4 and free >= 2 * self._leftover
+
+    def _binned(self) -> int:
+        return sum(room * len(bin_) for room, bin_ in list(self._bins.items()))
+
+    def _sweep(self) -> None:
+        """Merge all binned blocks into extents; scraps below a page go back to bins of their size."""
+        blocks: list[tuple[int, int]] = []
+        try:
+            for room, bin_ in list(self._bins.items()):
+                blocks.extend((bin_.pop(), room) for _ in range(len(bin_)))
+        finally:
+            while True:
+                seen = self._arena
+                merged, scraps = _merged(seen, blocks)
+                self._arena, won = (merged, True) if self._arena is seen else (self._arena, False)
+                if won:
+                    break
+            for block, room in scraps:
+                self._bins.setdefault(room, []).append(block)
+            self._leftover = self._binned()
+
+    # -- reading in a process that does not write --------------------------------------------------------------------
+
+    def _foreign(self) -> dict[Hashable, Record]:
+        """What the journal holds now, for a process that is not the writer."""
+        if self._fd >= 0 and self._pid == os.getpid():
+            return {}  # Claimed, but nothing written yet.
+        return {record.load_key(): record for record in self._foreign_records()}
+
+    def _foreign_records(self) -> tuple[Record, ...]:
+        for _ in range(8):
+            found = read(self.fileno())
+            if not found.gaps:  # The writer may be alive and replace a value while we look at it.
+                break
+        return found.records
+
+    def _foreign_value(self, key: Hashable) -> Any:
+        for _ in range(8):
+            try:
+                return self._foreign()[key].load_value()
+            except JournalError:
+                continue
+        raise KeyError(key)
+
+
+# -- pickles and payloads ------------------------------------------------------------------------------------------
+
+
+def _shown(key: object) -> str:
+    """A short repr that cannot fail."""
+    try:
+        return reprlib.repr(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
+def _special(value: Any) -> tuple[Any, int, int]:
+    """What to pickle for it, as which kind, and the size of a buffer."""
+    if type(value) is _Blank:
+        return None, _BUFFER, value.size
+    return (pickle.PickleBuffer(value) if len(value) >= _LARGE else value), _PICKLE, 0
+
+
+def _flattened(value: Any, data: bytes, buffers: list[Any]) -> tuple[bytes, list[Any]]:
+    """The pickle behind the table of its buffers, and the buffers as flat views."""
+    if len(buffers) > _MOST_BUFFERS:
+        return _dumps(value, 5), []
+    views = [buffer.raw() for buffer in buffers]
+    table = struct.pack(f"<{len(views)}Q", *(len(view) << 1 | view.readonly for view in views))
+    return table + data, views
+
+
+def _dill_dumps(key: Hashable, value: Any) -> bytes:
+    """What pickle cannot; TypeError that names key and type."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import dill
+
+            return bytes(dill.dumps(value, protocol=5))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise TypeError(
+            f"cannot save faultguard_data[{_shown(key)}]: a value of type {type(value).__name__!r} "
+            f"can be pickled by neither pickle nor dill: {error}"
+        ) from error
+
+
+def _fill(shared: mmap.mmap, block: int, name: bytes, head: int, data: bytes, buffers: list[Any], blank: int) -> int:
+    """Write a large record into its block; the checksum is of what stands there, since a thread may change a source."""
+    shared[block : block + len(name)] = name
+    start = position = block + head
+    if blank:
+        for offset in range(start, start + blank, _PIECE):
+            end = min(offset + _PIECE, start + blank)
+            shared[offset:end] = bytes(end - offset)
+        return 0
+    for part in (data, *buffers):
+        with memoryview(part) as view:
+            for offset in range(0, len(view), _PIECE):
+                piece = view[offset : offset + _PIECE]
+                shared[position : position + len(piece)] = piece  # type: ignore[assignment]  # Any buffer will do.
+                position += len(piece)
+    with memoryview(shared) as whole, whole[start:position] as written:
+        return _crc32(written)
+
+
+def _split(kind: int, count: int, payload: memoryview) -> list[Any]:
+    """Copies of a payload's parts: the pickle (or the bytes of a buffer), then its out-of-band buffers."""
+    if kind == _BUFFER or not count:
+        return [bytes(payload)]
+    lengths = struct.unpack_from(f"<{count}Q", payload)
+    position = len(payload) - sum(length >> 1 for length in lengths)
+    pieces: list[Any] = [bytes(payload[8 * count : position])]
+    for length in lengths:
+        piece = payload[position : position + (length >> 1)]
+        pieces.append(bytes(piece) if length & 1 else bytearray(piece))
+        position += len(piece)
+    return pieces
+
+
+def _load(kind: int, pieces: list[Any]) -> Any:
+    if kind == _BUFFER:
+        return pieces[0]
+    if kind == _DILL:
+        import dill
+
+        return dill.loads(pieces[0])
+    return pickle.loads(pieces[0], buffers=pieces[1:])
+
+
+# -- free space ----------------------------------------------------------------------------------------------------
+
+
+def _file_bytes(limit_bytes: int) -> int:
+    """Room for old and new value at once, for rounding by an eighth, and for fragments."""
+    arena = 2 * limit_bytes + limit_bytes // 2 + _ARENA_SLACK
+    return _ARENA + (arena + _PAGE - 1) // _PAGE * _PAGE
+
+
+def _room(size: int) -> int:
+    """The size of a large block: eight steps per doubling, so that a freed one is soon fit for another."""
+    step = 1 << (size.bit_length() - 4)
+    return (size + step - 1) & -step
+
+
+def _carve(arena: tuple[int, _Extents], span: int) -> tuple[int | None, tuple[int, _Extents]]:
+    """The first free extent that has room, and the arena without it."""
+    top, extents = arena
+    for index, (start, size) in enumerate(extents):
+        if size >= span:
+            rest = ((start + span, size - span),) if size > span else ()
+            return start, (top, (*extents[:index], *rest, *extents[index + 1 :]))
+    return None, arena
+
+
+def _merged(
+    arena: tuple[int, _Extents], blocks: Iterable[tuple[int, int]]
+) -> tuple[tuple[int, _Extents], list[tuple[int, int]]]:
+    """The arena with these blocks free and neighbours joined, and the scraps too small to be extents."""
+    top, extents = arena
+    joined: list[tuple[int, int]] = []
+    for start, size in sorted((*extents, *blocks)):
+        if joined and sum(joined[-1]) == start:
+            joined[-1] = (joined[-1][0], joined[-1][1] + size)
+        else:
+            joined.append((start, size))
+    if joined and sum(joined[-1]) == top:
+        top = joined.pop()[0]
+    scraps = [extent for extent in joined if extent[1] < _PAGE]
+    return (top, tuple(extent for extent in joined if extent[1] >= _PAGE)), scraps
+
+
+# -- the reading side ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One rescued value, still a pickle in the journal; valid while its descriptor is open."""
+
+    #: The pickle of the key.
+    key: bytes
+    kind: Kind
+    #: Where the value lies in the file behind ``fd``, its length, and how many out-of-band buffers end it.
+    fd: int
+    offset: int
+    size: int
+    buffers: int
+    #: CRC-32 of the value; None for a buffer, which is live memory.
+    checksum: int | None
+
+    def load_key(self) -> Hashable:
+        """Unpickle the key: runs the test's code, so never where a crash would matter."""
+        key: Hashable = pickle.loads(self.key)
+        return key
+
+    def load_value(self) -> Any:
+        """Unpickle the value: runs the test's code; JournalError if the value is not as it was found."""
+        pieces = self._pieces()
+        return _load(self.kind, pieces)
+
+    def payload(self) -> bytes:
+        """The value as it lies in the journal; JournalError if it cannot be read."""
+        return bytes(_exactly(self.fd, self.offset, self.size))
+
+    def _pieces(self) -> list[Any]:
+        spans = _spans(self.fd, self.offset, self.size, self.buffers)
+        table = _exactly(self.fd, self.offset, 8 * self.buffers)
+        checksum = _crc32(table)
+        position = self.offset + len(table)
+        pieces: list[Any] = []
+        for length, readonly in spans:
+            piece = _exactly(self.fd, position, length)
+            checksum = _crc32(piece, checksum)
+            position += length
+            pieces.append(bytes(piece) if readonly else piece)
+        if self.checksum not in (None, checksum):
+            raise JournalError("the value changed after it was found")
+        return pieces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What a journal held: its records in order of first assignment, and what could not be read."""
+
+    records: tuple[Record, ...]
+    gaps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Slot:
+    """The body of a live slot, its checksum right and its bounds inside the arena."""
+
+    number: int
+    kind: Kind
+    buffers: int
+    key_bytes: int
+    sequence: int
+    birth: int
+    block: int
+    size: int
+    key_checksum: int
+    checksum: int
+
+    @property
+    def offset(self) -> int:
+        head = (self.key_bytes + 63) & -64 if self.kind is Kind.BUFFER else self.key_bytes
+        return self.block + head
+
+
+def read(fd: int) -> Recovered:
+    """Gather what the journal behind ``fd`` holds, whatever its writer did to it; unpickles nothing, never raises.
+
+    The checksum of every value was right when this returns. A value is named as a gap where it was not.
+    """
+    gaps: list[str] = []
+    records: tuple[Record, ...] = ()
+    try:
+        size = os.fstat(fd).st_size
+        if _header_tells(fd, size, gaps):
+            records = _records(fd, _live_slots(fd, size, gaps), gaps)
+    except (OSError, OverflowError, ValueError, TypeError, MemoryError, JournalError) as error:
+        gaps.append(f"the journal could not be read: {error}")
+    if len(gaps) > _MOST_GAPS:
+        gaps[_MOST_GAPS:] = [f"and {len(gaps) - _MOST_GAPS} more"]
+    return Recovered(records=records, gaps=tuple(gaps))
+
+
+def _header_tells(fd: int, size: int, gaps: list[str]) -> bool:
+    """Whether there may be slots to read; the geometry is fixed, so a damaged header hides nothing."""
+    if size <= _ARENA:
+        gaps.append(f"the journal could not be read: {size} bytes are too few")
+        return False
+    head = os.pread(fd, _HEADER_AT + _HEADER.size, 0)
+    if len(head) < _HEADER_AT + _HEADER.size:
+        gaps.append("the journal could not be read: its header is missing")
+        return False
+    magic, version, checksum = _HEADER.unpack_from(head, _HEADER_AT)
+    if magic.rstrip(b"\0") == _MAGIC and checksum == _crc32(head[_HEADER_AT:-4]) and version != _VERSION:
+        gaps.append(f"the journal could not be read: its layout is version {version}, not {_VERSION}")
+        return False
+    written = _HEADER.pack(_MAGIC, _VERSION, 0)[:-4]
+    intact = head[0] == _LIVE and head[_HEADER_AT:-4] == written and checksum == _crc32(written)
+    unborn = head[0] == 0  # The writer died before its first commit, unless the directory is in use.
+    used = any(True for _ in _data(fd, _DIRECTORY, _ARENA))
+    if not intact and (used or not unborn):
+        gaps.append("the journal's header is damaged; what lies behind it was read all the same")
+    return used
+
+
+def _live_slots(fd: int, size: int, gaps: list[str]) -> list[_Slot]:
+    """All committed slots; damaged ones are counted and named as one gap."""
+    ready = os.pread(fd, _CHUNKS, _CHUNK_MAP)
+    if ready.strip(bytes([0, _LIVE])) or ready.find(0) not in (-1, len(ready.rstrip(b"\0"))):
+        gaps.append("the journal's header is damaged: which part of the directory is in use is not certain")
+    slots: list[_Slot] = []
+    damaged: list[int] = []
+    wanted = _chunks_with_data(fd)
+    for chunk in sorted(wanted | {index for index, state in enumerate(ready) if state}):
+        raw = os.pread(fd, _CHUNK_BYTES, _DIRECTORY + chunk * _CHUNK_BYTES)
+        idle = bytes([_IDLE]) if ready[chunk] else bytes([_IDLE, 0])
+        for index, state in enumerate(raw[::_SLOT]):
+            if state in idle:
+                continue
+            number = chunk * _CHUNK_SLOTS + index
+            slot = _parsed(raw[index * _SLOT : (index + 1) * _SLOT], number, size) if state == _LIVE else None
+            if slot is None:
+                damaged.append(number)
+            else:
+                slots.append(slot)
+    if damaged:
+        gaps.append(f"{len(damaged)} damaged slots in the journal's directory (the first is number {damaged[0]})")
+    return slots
+
+
+def _chunks_with_data(fd: int) -> set[int]:
+    """The chunks of the directory that hold anything; a hole of the file was never written."""
+    found: set[int] = set()
+    for start, end in _data(fd, _DIRECTORY, _ARENA):
+        found.update(range((start - _DIRECTORY) // _CHUNK_BYTES, (end - 1 - _DIRECTORY) // _CHUNK_BYTES + 1))
+    return found
+
+
+def _parsed(raw: bytes, number: int, size: int) -> _Slot | None:
+    """The slot's body, or None if its checksum or any of its numbers cannot be right."""
+    if len(raw) < _SLOT:
+        return None
+    body = raw[_BODY_AT:_BODY_END]
+    if _CHECKSUM.unpack_from(raw, _BODY_END)[0] != _crc32(body, _DIRECTORY + number * _SLOT):
+        return None
+    kind, buffers, key_bytes, sequence, birth, block, length, key_checksum, checksum = _BODY.unpack(body)
+    if kind not in _KINDS:
+        return None
+    slot = _Slot(
+        number=number,
+        kind=Kind(kind),
+        buffers=buffers,
+        key_bytes=key_bytes,
+        sequence=sequence,
+        birth=birth,
+        block=block,
+        size=length,
+        key_checksum=key_checksum,
+        checksum=checksum,
+    )
+    if slot.kind is Kind.TOMBSTONE:
+        return slot
+    inside = block >= _ARENA and slot.offset + length <= size
+    return slot if inside and key_bytes <= MAX_KEY_BYTES and 8 * buffers <= length else None
+
+
+def _records(fd: int, slots: list[_Slot], gaps: list[str]) -> tuple[Record, ...]:
+    """The newest intact value of each key, in order of first assignment."""
+    births: dict[int, list[_Slot]] = {}
+    for slot in slots:
+        births.setdefault(slot.birth, []).append(slot)
+    found: dict[bytes, tuple[_Slot, Record]] = {}
+    for birth in sorted(births):
+        newest_first = sorted(births[birth], key=lambda slot: slot.sequence, reverse=True)
+        pair = _newest_intact(fd, newest_first, gaps)
+        if pair is None:
+            continue
+        rival = found.get(pair[1].key)
+        if rival is None or rival[0].sequence < pair[0].sequence:
+            found.pop(pair[1].key, None)
+            found[pair[1].key] = pair
+    return tuple(record for _, record in found.values())
+
+
+def _newest_intact(fd: int, newest_first: list[_Slot], gaps: list[str]) -> tuple[_Slot, Record] | None:
+    damaged: list[str] = []
+    result: tuple[_Slot, Record] | None = None
+    for slot in newest_first:
+        if slot.kind is Kind.TOMBSTONE:
+            break
+        key = bytes(_exactly(fd, slot.block, slot.key_bytes))
+        if _crc32(key) != slot.key_checksum:
+            damaged.append(f"a value whose key is damaged, too ({slot.size} bytes)")
+        elif not _intact(fd, slot):
+            damaged.append(f"the value of {_name(key)} is damaged ({slot.size} bytes)")
+        else:
+            result = slot, _record(fd, slot, key)
+            break
+    older = "; the value before it is intact" if result else ""
+    gaps.extend(gap + older for gap in damaged)
+    return result
+
+
+def _record(fd: int, slot: _Slot, key: bytes) -> Record:
+    checksum = None if slot.kind is Kind.BUFFER else slot.checksum
+    return Record(
+        key=key, kind=slot.kind, fd=fd, offset=slot.offset, size=slot.size, buffers=slot.buffers, checksum=checksum
+    )
+
+
+def _intact(fd: int, slot: _Slot) -> bool:
+    """Whether the value is as it was written, in pieces: a journal may hold more than there is memory for a copy."""
+    if slot.kind is Kind.BUFFER:
+        return True
+    checksum = 0
+    for offset in range(slot.offset, slot.offset + slot.size, _PIECE):
+        checksum = _crc32(_exactly(fd, offset, min(_PIECE, slot.offset + slot.size - offset)), checksum)
+    if checksum != slot.checksum:
+        return False
+    try:
+        _spans(fd, slot.offset, slot.size, slot.buffers)
+    except JournalError:
+        return False
+    return True
+
+
+def _spans(fd: int, offset: int, size: int, count: int) -> list[tuple[int, bool]]:
+    """Length of the pickle and of each buffer, and whether it was read-only; JournalError if they cannot be right."""
+    lengths = struct.unpack(f"<{count}Q", _exactly(fd, offset, 8 * count))
+    rest = size - 8 * count - sum(length >> 1 for length in lengths)
+    if rest < 0:
+        raise JournalError("the table of buffers is damaged")
+    return [(rest, True), *((length >> 1, bool(length & 1)) for length in lengths)]
+
+
+def _exactly(fd: int, offset: int, size: int) -> bytearray:
+    """These bytes of the file; JournalError if it has fewer."""
+    result = bytearray(size)
+    with memoryview(result) as view:
+        done = 0
+        while done < size:
+            got = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
+            if not got:
+                raise JournalError(f"the journal ends {size - done} bytes early")
+            done += got
+    return result
+
+
+def _data(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The allocated parts of the file between two offsets."""
+    while start < end:
+        try:
+            begin = os.lseek(fd, start, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole follows.
+            return
+        if begin >= end:
+            return
+        start = min(os.lseek(fd, begin, os.SEEK_HOLE), end)
+        yield begin, start
+
+
+def _name(key: bytes) -> str:
+    """A key for people, without unpickling: plain strings and numbers are read off the pickle's opcodes."""
+    import pickletools
+
+    try:
+        plain = [argument for opcode, argument, _ in pickletools.genops(key) if opcode.name not in _FRAMING]
+    except Exception:
+        plain = []
+    if len(plain) == 1 and isinstance(plain[0], (str, bytes, int, float)):
+        return reprlib.repr(plain[0])
+    return f"a key whose pickle has {len(key)} bytes"
+
+
+_FRAMING: Final = frozenset({"PROTO", "FRAME", "MEMOIZE", "STOP"})
+_KINDS: Final = frozenset(int(kind) for kind in Kind)

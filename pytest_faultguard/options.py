@@ -1,0 +1,249 @@
+"""Every marker argument, command line option and ini setting, declared once.
+
+From :data:`ARGUMENTS` come the parser's options, the ini settings, the marker's arguments and their checks, the
+precedence (marker, then command line, then ini, then default; ``None`` means "not given" everywhere) and the reference
+in the documentation.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import final
+
+import pytest
+
+from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
+from pytest_faultguard.guard import DEFAULT_GRACE
+from pytest_faultguard.guard import Limits
+from pytest_faultguard.process.launch import can_fork
+
+MARKER = "faultguard"
+_UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+class _WrongError(ValueError):
+    """A value that an argument does not take: what it must be instead."""
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+        msg = "a number of seconds, 0 for none"
+        raise _WrongError(msg)
+    return float(value)
+
+
+def _number(text: str) -> object:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _size(value: object) -> int:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", value.lower())
+        if match and match[2] in _UNITS:
+            try:
+                value = int(float(match[1]) * _UNITS[match[2]])
+            except ValueError:
+                value = None
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        msg = "a number of bytes above 0, or a text such as '64MiB'"
+        raise _WrongError(msg)
+    return value
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """One setting, wherever it is given."""
+
+    name: str
+    metavar: str
+    help: str
+    default: object
+    #: The value as the guard takes it.
+    #:
+    #: Raises: _WrongError.
+    parse: Callable[[object], Any]
+    #: What :attr:`parse` takes, from the text of a command line or an ini file.
+    read: Callable[[str], object] = _number
+
+    @property
+    def flag(self) -> str:
+        """The command line option."""
+        return f"--faultguard-{self.name.replace('_', '-')}"
+
+    @property
+    def ini(self) -> str:
+        """The ini setting, and the option's ``dest``."""
+        return f"faultguard_{self.name}"
+
+
+ARGUMENTS: tuple[Argument, ...] = (
+    Argument(
+        name="timeout",
+        metavar="SECONDS",
+        help="stop a guarded test that runs longer than this, set-up and teardown included; 0 for no limit",
+        default=0.0,
+        parse=_seconds,
+    ),
+    Argument(
+        name="grace",
+        metavar="SECONDS",
+        help="between SIGTERM and SIGKILL, and for the teardown after Ctrl-C",
+        default=DEFAULT_GRACE,
+        parse=_seconds,
+    ),
+    Argument(
+        name="dump_every",
+        metavar="SECONDS",
+        help="add the stacks of a slow guarded test to its report, again and again; 0 for never",
+        default=0.0,
+        parse=_seconds,
+    ),
+    Argument(
+        name="data_limit",
+        metavar="SIZE",
+        help="how much a test may keep in faultguard_data, in bytes or as in 64MiB",
+        default=DEFAULT_LIMIT_BYTES,
+        parse=_size,
+        read=str,
+    ),
+)
+_BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
+
+FLAGS: Mapping[str, str] = {
+    "--faultguard": "run every test in a guarded child process, not only the marked ones",
+    "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
+}
+MARKER_HELP = (
+    f"{MARKER}({', '.join(f'{argument.name}=…' for argument in ARGUMENTS)}): run the test in a guarded child process; "
+    "a crash or a hang there is one failed test, and the session goes on"
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the command line options and the ini settings."""
+    group = parser.getgroup("faultguard", "crash-isolated tests")
+    for flag, told in FLAGS.items():
+        group.addoption(flag, action="store_true", default=False, dest=_dest(flag), help=told)
+    for argument in ARGUMENTS:
+        group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
+        parser.addini(argument.ini, argument.help, default=None)
+
+
+def _dest(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
+
+
+def why_unguarded(config: pytest.Config) -> str | None:
+    """Why this session guards nothing, in words for the header; empty where the user asked for it, None if it guards."""
+    if config.getoption(_dest("--no-faultguard")):
+        return ""
+    for dest in ("usepdb", "trace"):
+        if config.getoption(dest, default=False):
+            flag = "--pdb" if dest == "usepdb" else "--trace"
+            return f"guarded tests run in this process, because of {flag}"
+    if not can_fork():
+        return "WARNING: guarded tests run in this process: this platform has no fork, pidfd or memfd"
+    return None
+
+
+def check_config(config: pytest.Config) -> None:
+    """Check what the command line and the ini file give.
+
+    Raises:
+        pytest.UsageError: names the option or setting, and the value.
+    """
+    for argument in ARGUMENTS:
+        _configured(argument, config)
+
+
+def limits_for(item: pytest.Item) -> Limits | None:
+    """The limits of an item's child; None where it is not guarded.
+
+    Raises:
+        pytest.UsageError: names the test, the marker's argument and the value.
+    """
+    marks = list(item.iter_markers(MARKER))
+    for mark in marks:
+        _check(item, mark)
+    config = item.config
+    if not marks and not config.getoption(_dest("--faultguard")):
+        return None
+    if why_unguarded(config) is not None:
+        return None
+    values = {argument.name: _value(argument, marks, config) for argument in ARGUMENTS}
+    return Limits(
+        timeout=values["timeout"] or None,
+        grace=values["grace"],
+        dump_every=values["dump_every"] or None,
+        data_bytes=values["data_limit"],
+    )
+
+
+def data_limit_for(item: pytest.Item) -> int:
+    """How much an unguarded test may keep in ``faultguard_data``, in bytes."""
+    limit: int = _value(_BY_NAME["data_limit"], list(item.iter_markers(MARKER)), item.config)
+    return limit
+
+
+def _value(argument: Argument, marks: list[pytest.Mark], config: pytest.Config) -> Any:
+    # The closest mark that gives the argument decides: a class may set one, its method another.
+    for mark in marks:
+        given = mark.kwargs.get(argument.name)
+        if given is not None:
+            return argument.parse(given)
+    return _configured(argument, config)
+
+
+def _configured(argument: Argument, config: pytest.Config) -> Any:
+    given, source = config.getoption(argument.ini, default=None), argument.flag
+    if given is None:
+        given, source = config.getini(argument.ini), argument.ini
+    if given is None or given == "":
+        return argument.parse(argument.default)
+    try:
+        return argument.parse(argument.read(given))
+    except _WrongError as wrong:
+        msg = f"{source}: {given!r} is not {wrong}"
+        raise pytest.UsageError(msg) from None
+
+
+def _check(item: pytest.Item, mark: pytest.Mark) -> None:
+    where = f"{item.nodeid}: faultguard marker"
+    if mark.args:
+        given = ", ".join(map(repr, mark.args))
+        msg = f"{where}: takes keyword arguments only ({', '.join(_BY_NAME)}), not {given}"
+        raise pytest.UsageError(msg)
+    for name, value in mark.kwargs.items():
+        if name not in _BY_NAME:
+            msg = f"{where}: unknown argument {name}={value!r}; it takes {', '.join(_BY_NAME)}"
+            raise pytest.UsageError(msg)
+        if value is None:
+            continue
+        try:
+            _BY_NAME[name].parse(value)
+        except _WrongError as wrong:
+            msg = f"{where}: {name}={value!r} is not {wrong}"
+            raise pytest.UsageError(msg) from None
+
+
+def reference() -> str:
+    """The table of all settings as reStructuredText, for the documentation."""
+    rows = [("Marker argument", "Command line", "Ini setting", "Default", "Meaning")]
+    rows += [("", f"``{flag}``", "", "off", told) for flag, told in FLAGS.items()]
+    for argument in ARGUMENTS:
+        default = "1GiB" if argument.default == DEFAULT_LIMIT_BYTES else f"{argument.default:g}"
+        flag = f"``{argument.flag} {argument.metavar}``"
+        rows.append((f"``{argument.name}=``", flag, f"``{argument.ini}``", default, argument.help))
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'*' if number == 0 else ' '} - {cell}".rstrip() for number, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,85 @@
+"""The pytest plugin: hooks and fixture, each body one call."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from collections.abc import MutableMapping
+from typing import Any
+from typing import Literal
+
+import pytest
+
+from pytest_faultguard import options
+from pytest_faultguard import protocol
+from pytest_faultguard import session
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare options and ini settings."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, check the settings."""
+    session.start(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the status signal back."""
+    session.end(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say it where nothing is guarded although it was asked for."""
+    return session.header(config)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Resolve the settings of every test, so that a wrong one stops the session before it begins."""
+    session.resolve(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] | None:
+    """Run a guarded test in a child."""
+    return protocol.run_item(item, nextitem)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give a crash its look before other plugins see the report."""
+    return protocol.dress(item, (yield))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """Know which fixtures a child inherits."""
+    protocol.note_alive(fixturedef, request.config)
+
+
+def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
+    """Know which fixtures a child inherits no more."""
+    protocol.note_gone(fixturedef, request.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodeready(node: Any) -> None:
+    """On a controller of pytest-xdist: pass the status signal on to its workers."""
+    session.add_worker(node)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """On a controller of pytest-xdist: a usage error that a worker found ends the session as one."""
+    session.remove_worker(node)
+
+
+@pytest.fixture
+def faultguard_data(request: pytest.FixtureRequest) -> Generator[MutableMapping[Any, Any]]:
+    """A mapping whose values outlive this process: whatever kills it, the report shows the last ones.
+
+    ``faultguard_data.buffer(key, size)`` is memory that outlives it: a writable ``memoryview``.
+    """
+    with protocol.data_of(request.node) as journal:
+        yield journal

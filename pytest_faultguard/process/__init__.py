@@ -1,0 +1,1 @@
+"""One child, from birth to burial."""

@@ -1,0 +1,271 @@
+"""Framed, typed messages from a child to its guard, through one pipe.
+
+A frame is ``length, crc32, JSON``. JSON, because the reading side must never run what a broken child wrote; tuples are
+marked, because pytest's reports depend on them (the ``longrepr`` of a skip is one). A frame that was cut by the child's
+death is dropped: its message was not sent.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import TypeAlias
+from typing import final
+
+from pytest_faultguard.crash import Frame
+from pytest_faultguard.outcome import FaultguardError
+
+_HEADER = struct.Struct("<II")
+_READ_BYTES = 1 << 20
+#: A length above this is not a frame of ours: the child has scribbled over its own memory.
+_MAX_FRAME_BYTES = 1 << 30
+#: Marks a dict that stands for something that JSON has no word for.
+_MARK = "\0"
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One report, as ``pytest_report_to_serializable`` gave it."""
+
+    data: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """From here on a crash would be an expected failure."""
+
+    reason: str
+    strict: bool
+    #: Whether ``raises`` accepts a crash, and a hang.
+    crash: bool
+    hang: bool
+    #: What the message must match besides; None where there is no such condition.
+    pattern: str | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """A warning that the session's summary must show."""
+
+    category_module: str
+    category_name: str
+    text: str
+    filename: str
+    line: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The test asked the session to end: ``KeyboardInterrupt`` or ``pytest.exit``."""
+
+    reason: str | None
+    returncode: int | None
+    #: Where, outermost call first; only for an interrupt.
+    frames: tuple[Frame, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The target has ended; what follows is the end of the process."""
+
+    shouldstop: str | bool
+    shouldfail: str | bool
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """The target itself raised: the traceback."""
+
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A rescued record as text; the value is None until it could be had."""
+
+    index: int
+    key: str
+    value: str | None
+
+
+Message: TypeAlias = Report | Expected | Warned | Stopped | Finished | Broken | Told
+
+_KINDS: Mapping[str, type[Message]] = {
+    kind.__name__: kind for kind in (Report, Expected, Warned, Stopped, Finished, Broken, Told)
+}
+
+
+class ChannelError(FaultguardError):
+    """The channel is closed, or what came through it is not a message."""
+
+
+@final
+class Sender:
+    """The child's end of the channel."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = _identity(fd)
+        self._lock = threading.RLock()
+        self._waiting: list[bytes] = []
+        self._writing = False
+
+    def send(self, message: Message) -> None:
+        """Write the whole message, also from several threads and from a signal handler.
+
+        Raises:
+            ChannelError: somebody in this process has closed the descriptor, or it is another file now.
+        """
+        frame = _encode(message)
+        with self._lock:
+            self._waiting.append(frame)
+            if self._writing:
+                # A signal handler came in mid-write, on this very thread: the write that it interrupted goes on.
+                return
+            self._writing = True
+            try:
+                while self._waiting:
+                    self._write(self._waiting.pop(0))
+            finally:
+                self._writing = False
+
+    def _write(self, frame: bytes) -> None:
+        if _identity(self._fd) != self._identity:
+            # A test that closes all descriptors may have opened a file of its own under our number since.
+            msg = "the channel to pytest was closed by the test"
+            raise ChannelError(msg)
+        view = memoryview(frame)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+
+@final
+class Receiver:
+    """The guard's end of the channel; its descriptor does not block."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._buffer = bytearray()
+        #: Whether every writer is gone.
+        self.closed = False
+
+    def receive(self) -> Iterator[Message]:
+        """Yield what has arrived; never waits.
+
+        Raises:
+            ChannelError: these bytes are not ours.
+        """
+        while not self.closed:
+            try:
+                data = os.read(self._fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self.closed = True
+            self._buffer += data
+            yield from self._decode()
+            if len(data) < _READ_BYTES:
+                return
+
+    def _decode(self) -> Iterator[Message]:
+        while len(self._buffer) >= _HEADER.size:
+            length, checksum = _HEADER.unpack_from(self._buffer)
+            if length > _MAX_FRAME_BYTES:
+                msg = f"a message of {length} bytes was announced"
+                raise ChannelError(msg)
+            end = _HEADER.size + length
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_HEADER.size : end])
+            del self._buffer[:end]
+            if zlib.crc32(body) != checksum:
+                msg = "a message was damaged"
+                raise ChannelError(msg)
+            yield _message(body)
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _encode(message: Message) -> bytes:
+    fields = {name: getattr(message, name) for name in message.__slots__}
+    body = json.dumps([type(message).__name__, _packed(fields)]).encode("ascii")
+    return _HEADER.pack(len(body), zlib.crc32(body)) + body
+
+
+def _message(body: bytes) -> Message:
+    try:
+        name, fields = json.loads(body)
+        return _KINDS[name](**_unpacked(fields))
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"a message could not be read: {error}"
+        raise ChannelError(msg) from error
+
+
+def _packed(value: Any) -> Any:
+    """The value with only dicts with string keys, lists, strings, numbers, booleans and None in it."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, dict):
+        if all(type(key) is str for key in value) and _MARK not in value:
+            return {key: _packed(one) for key, one in value.items()}
+        return {_MARK: "dict", "items": [[_packed(key), _packed(one)] for key, one in value.items()]}
+    if kind is list:
+        return [_packed(one) for one in value]
+    if isinstance(value, tuple):
+        return {_MARK: "tuple", "items": [_packed(one) for one in value]}
+    if isinstance(value, Frame):
+        return {_MARK: "frame", "items": [value.function, value.file, value.line]}
+    if isinstance(value, bytes):
+        return {_MARK: "bytes", "items": base64.b64encode(value).decode("ascii")}
+    for plain in (bool, int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    # What has no form on the wire keeps its text, which is all that junitxml and the terminal would have used.
+    return str(value)
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    mark = value.get(_MARK)
+    if mark is None:
+        return {key: _unpacked(one) for key, one in value.items()}
+    items = value["items"]
+    if mark == "tuple":
+        return tuple(_unpacked(one) for one in items)
+    if mark == "dict":
+        return {_unpacked(key): _unpacked(one) for key, one in items}
+    if mark == "bytes":
+        return base64.b64decode(items)
+    if mark == "frame":
+        function, file, line = items
+        return Frame(function=function, file=file, line=line)
+    msg = f"unknown mark {mark!r}"
+    raise ValueError(msg)

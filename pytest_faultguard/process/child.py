@@ -1,0 +1,129 @@
+"""All that runs on the other side: what a child does between its birth and its target, and how it leaves.
+
+Runs after a fork, maybe beside threads that the fork has lost: nothing here takes a lock that such a thread may hold.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import gc
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+from typing import final
+
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Sender
+
+#: Set in a child, and inherited by what the test starts.
+ENVIRONMENT_VARIABLE = "PYTEST_FAULTGUARD"
+#: How a child leaves that can no longer say anything.
+CHANNEL_LOST_STATUS = 121
+#: A child's descriptors move up here, out of the way of tests that count them, close too many, or expect the lowest.
+_HIGH_FD = 512
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The child's ends of what connects it with its guard."""
+
+    channel_fd: int
+    dump_fd: int
+    stacks_fd: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a target has to speak with its guard."""
+
+    sender: Sender
+    #: For stacks that the target has faulthandler write on its own account.
+    stacks_fd: int
+
+
+def is_guarded() -> bool:
+    """Whether this process is a guarded child, or was started by one."""
+    return os.environ.get(ENVIRONMENT_VARIABLE) == "1"
+
+
+def run(target: Callable[[Line], object], wiring: Wiring) -> NoReturn:
+    """Arm the evidence, run the target, leave by ``_exit``: what the parent registered with atexit is not ours."""
+    status = 1
+    try:
+        # Everything that exists now belongs to the parent as well: a collection that walked it would copy its pages.
+        gc.freeze()
+        high = _moved_up(wiring)
+        _close_stdin()
+        faultdump.arm(high.dump_fd, high.stacks_fd)
+        os.register_at_fork(after_in_child=lambda: _disown(high))
+        os.environ[ENVIRONMENT_VARIABLE] = "1"
+        status = _outcome(target, Line(Sender(high.channel_fd), high.stacks_fd))
+    finally:
+        _flush()
+        os._exit(status)
+
+
+def _outcome(target: Callable[[Line], object], line: Line) -> int:
+    try:
+        target(line)
+    except ChannelError:
+        return CHANNEL_LOST_STATUS
+    except BaseException:  # noqa: BLE001 - whatever it was, the guard must hear of it.
+        try:
+            line.sender.send(Broken(text=traceback.format_exc()))
+        except ChannelError:
+            return CHANNEL_LOST_STATUS
+        return 1
+    return 0
+
+
+def _moved_up(wiring: Wiring) -> Wiring:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
+
+    def moved(fd: int) -> int:
+        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+        os.close(fd)
+        return high
+
+    return Wiring(moved(wiring.channel_fd), moved(wiring.dump_fd), moved(wiring.stacks_fd))
+
+
+def _close_stdin() -> None:
+    # A background process group that reads the terminal is stopped by SIGTTIN: the test would hang.
+    null = os.open(os.devnull, os.O_RDONLY)
+    if null != 0:
+        os.dup2(null, 0)
+        os.close(null)
+
+
+def _disown(wiring: Wiring) -> None:
+    """In a process that the test forked: its crash is its own, not the guarded test's."""
+    faulthandler.unregister(faultdump.STACKS_SIGNAL)
+    try:
+        faulthandler.enable(file=2)
+    except (OSError, ValueError, RuntimeError):
+        faulthandler.disable()
+    for fd in (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd):
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # The test closed it before.
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:  # noqa: BLE001, S110 - the test put an object of its own here, or closed it.
+            pass

@@ -1,0 +1,112 @@
+"""The birth of a child."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+from typing import final
+
+from pytest_faultguard.crash import Seconds
+from pytest_faultguard.outcome import FaultguardError
+from pytest_faultguard.process import signals
+
+
+class LaunchError(FaultguardError):
+    """A child could not be started."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A process of ours, which leads its own process group: the group's number is its pid."""
+
+    pid: int
+    #: Becomes readable when the process has ended.
+    pidfd: int
+    #: On the monotonic clock.
+    started_at: Seconds
+
+
+def can_fork() -> bool:
+    """Whether this platform has what a guard needs: fork, pidfd and memfd, which is Linux 5.3 or later."""
+    return all(hasattr(os, name) for name in ("fork", "pidfd_open", "memfd_create", "eventfd"))
+
+
+def fork_child(main: Callable[[], object], *, restore: Callable[[], object]) -> Child:
+    """Fork; the child runs ``restore`` with all signals blocked, then ``main``, and never returns from here.
+
+    No signal is delivered to this thread between the fork and the moment when the child is known, so none can leave a
+    child that nobody watches.
+
+    Raises:
+        LaunchError: no process or no descriptor could be had.
+    """
+    parent = os.getpid()
+    random_state = _random_state()
+    mask = signals.block_all()
+    try:
+        started_at = time.monotonic()
+        pid = _fork()
+        if pid == 0:
+            _be_child(parent, main, restore, mask, random_state)
+        return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
+    finally:
+        signals.set_mask(mask)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        # CPython 3.12 warns about every fork beside threads (execnet's receiver is one); the user did not fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            return os.fork()
+        except OSError as error:
+            msg = f"cannot fork: {error}"
+            raise LaunchError(msg) from error
+
+
+def _watchable(pid: int) -> int:
+    try:
+        os.setpgid(pid, pid)
+    except OSError:
+        pass  # The child was faster, or has ended: it does the same as its first step.
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        msg = f"cannot watch a child: {error}"
+        raise LaunchError(msg) from error
+
+
+def _be_child(
+    parent: int,
+    main: Callable[[], object],
+    restore: Callable[[], object],
+    mask: signals.Mask,
+    random_state: object,
+) -> NoReturn:
+    try:
+        os.setpgid(0, 0)
+        signals.set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # It died before the line above: no signal will come.
+        if random_state is not None:
+            # CPython reseeds `random` in every fork; a test must see the numbers that it would see without one.
+            sys.modules["random"].setstate(random_state)
+        restore()
+        signals.set_mask(mask)
+        main()
+    finally:
+        os._exit(1)
+
+
+def _random_state() -> object:
+    module = sys.modules.get("random")
+    return None if module is None else module.getstate()

@@ -1,0 +1,68 @@
+"""What the kernel tells about a process under ``/proc``; see ``proc(5)``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def state(pid: int) -> str:
+    """``R``, ``S``, ``D``, ``T``, ``Z`` …; empty where there is no such process."""
+    return next(iter(_stat(pid)), "")
+
+
+def members(pgid: int) -> Iterator[int]:
+    """The processes of a group, without zombies."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            fields = _stat(int(entry.name))
+            if fields and fields[2] == str(pgid) and fields[0] not in {"Z", "X"}:
+                yield int(entry.name)
+
+
+def command_line(pid: int) -> str:
+    """The command line with blanks between its words; ``?`` where there is none."""
+    words = _read(f"/proc/{pid}/cmdline").split("\0")
+    return " ".join(words).strip() or "?"
+
+
+def dumps_core(pid: int) -> bool:
+    """Whether the kernel is writing the core of this process just now."""
+    return _field(f"/proc/{pid}/status", "CoreDumping") == "1"
+
+
+def caught(pid: int, number: int) -> bool:
+    """Whether the process has a handler for a signal."""
+    return _in_mask(_field(f"/proc/{pid}/status", "SigCgt"), number)
+
+
+def blocked_everywhere(pid: int, number: int) -> bool:
+    """Whether every thread of the process blocks a signal."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return False
+    masks = [_field(f"/proc/{pid}/task/{thread}/status", "SigBlk") for thread in threads]
+    return all(_in_mask(mask, number) for mask in masks if mask)
+
+
+def _in_mask(mask: str, number: int) -> bool:
+    return bool(int(mask or "0", 16) >> (number - 1) & 1)
+
+
+def _field(path: str, name: str) -> str:
+    lines = _read(path).splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:")), "")
+
+
+def _stat(pid: int) -> list[str]:
+    """``state, ppid, pgrp, session, …``."""
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # It has ended.

@@ -1,0 +1,178 @@
+"""The signals that pytest receives while a guard lives.
+
+While a guard waits, a signal must not turn into an exception between two lines of ours, nor end pytest before the child
+is gone: it is noted, wakes the guard up, and is raised again once the former disposition stands. That disposition may be
+a Python function, the default, or a handler that C code installed, which Python's own table does not know: so the
+kernel's ``struct sigaction`` is saved and put back as it was.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+from types import FrameType
+from typing import TYPE_CHECKING
+from typing import TypeAlias
+from typing import final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Self
+
+#: Ends the test: forwarded to the child, which tears its fixtures down.
+INTERRUPT = signal.SIGINT
+#: Ends pytest: the group is swept at once.
+TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+#: Stops pytest, and so the child.
+STOP = signal.SIGTSTP
+_WATCHED = (INTERRUPT, *TERMINATING, STOP)
+_ALL = frozenset(range(1, signal.NSIG)) & signal.valid_signals()
+
+#: glibc's and musl's ``struct sigaction`` are 152 bytes on 64-bit machines; the kernel's is smaller.
+_SIGACTION_BYTES = 256
+
+#: What ``pthread_sigmask`` takes and returns; real-time signals are bare numbers.
+Mask: TypeAlias = set["int | signal.Signals"]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@final
+class Disposition:
+    """What a signal did before us, in Python's table and in the kernel's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.function = signal.getsignal(number)
+        self._action = ctypes.create_string_buffer(_SIGACTION_BYTES)
+        _libc.sigaction(number, None, self._action)
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the signal is ignored, as under ``nohup``: then it is left alone."""
+        return self.function is signal.SIG_IGN
+
+    def restore(self) -> None:
+        """Put both tables back."""
+        # None stands for a C handler: Python's table cannot be given it, the kernel's can.
+        signal.signal(self.number, signal.SIG_DFL if self.function is None else self.function)
+        _libc.sigaction(self.number, self._action, None)
+
+
+def block_all() -> Mask:
+    """Block every signal in this thread; return the former mask."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+
+
+def set_mask(mask: Mask) -> None:
+    """Put a mask back that :func:`block_all` returned."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@final
+class Signals:
+    """Notes the signals that arrive between ``with`` and its end, then raises them again.
+
+    Does nothing outside the main thread, where Python cannot install handlers: there the signal goes to the main thread
+    as it would without us.
+    """
+
+    def __init__(self) -> None:
+        self._former: dict[int, Disposition] = {}
+        self._noted: list[int] = []
+        self._kept: list[int] = []
+        #: Becomes readable when a signal was noted, or :meth:`wake` was called.
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            mask = block_all()
+            try:
+                for number in _WATCHED:
+                    former = Disposition(number)
+                    if not former.ignored:
+                        self._former[number] = former
+                        signal.signal(number, self._note)
+            finally:
+                set_mask(mask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        mask = block_all()
+        try:
+            self.restore()
+            os.close(self.fd)
+        finally:
+            set_mask(mask)
+        for number in dict.fromkeys((*self._kept, *self._noted)):
+            # With the former disposition: KeyboardInterrupt, a function of the user's, or the end of this process.
+            signal.raise_signal(number)
+
+    def restore(self) -> None:
+        """Put the former dispositions back; also what a fork's child does first."""
+        for former in self._former.values():
+            former.restore()
+
+    def wake(self) -> None:
+        """Make :attr:`fd` readable; safe in a signal handler."""
+        os.eventfd_write(self.fd, 1)
+
+    def take(self) -> list[int]:
+        """The signals noted since the last call; those that end something are kept, to be raised again."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            pass  # Woken by nothing: fine.
+        taken = []
+        while self._noted:
+            number = self._noted.pop(0)
+            if number != STOP:
+                self._kept.append(number)
+            taken.append(number)
+        return taken
+
+    def stop_here(self) -> None:
+        """Stop this process as SIGTSTP would have done without us; returns when it goes on."""
+        former = self._former[STOP]
+        former.restore()
+        signal.raise_signal(STOP)
+        signal.signal(STOP, self._note)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._noted.append(number)
+        self.wake()
+
+
+@final
+class Status:
+    """Answers one signal for a whole session: what is each guarded test doing now?
+
+    Raises:
+        ValueError: the signal has a handler already, which stays.
+    """
+
+    def __init__(self, number: int, answer: Callable[[], None]) -> None:
+        self._former = Disposition(number)
+        if self._former.function is not signal.SIG_DFL:
+            msg = f"{signal.Signals(number).name} has a handler already"
+            raise ValueError(msg)
+        self._answer = answer
+        signal.signal(number, self._run)
+
+    def _run(self, _number: int, _frame: FrameType | None) -> None:
+        self._answer()
+
+    def close(self) -> None:
+        """Restore the former disposition."""
+        self._former.restore()
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Have the kernel send this process a signal when the thread that forked it ends (``prctl(2)``)."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+_PR_SET_PDEATHSIG = 1

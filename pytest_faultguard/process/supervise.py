@@ -1,0 +1,472 @@
+"""One wait over a child's pidfd, channel, dump and stacks, with deadlines kept by this process's clock.
+
+No polling and no sleeping: the selector wakes up for what the child writes, for its end, for a signal of ours, and for
+the nearest timer. The child's end is told by its pidfd, never by the end of a pipe: a process that the test started may
+hold that for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from pytest_faultguard.crash import Ending
+from pytest_faultguard.crash import Exited
+from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Seconds
+from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import signal_name
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.process import proc
+from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Finished
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Receiver
+from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
+from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.signals import INTERRUPT
+from pytest_faultguard.process.signals import STOP
+from pytest_faultguard.process.signals import Signals
+
+#: How long a child may take to begin its stacks: it answers in about a millisecond if it answers at all.
+STACKS_BOUND: Seconds = 0.5
+#: A dump is complete when the child has written nothing for this long; one of 100 threads takes a third of it.
+STACKS_QUIET: Seconds = 0.03
+#: After SIGKILL, or after its last message, a process that is not gone in this time is stuck in the kernel.
+GONE_BOUND: Seconds = 5.0
+_READ_BYTES = 1 << 16
+#: More of a dump than this is not a dump: somebody writes into a descriptor that was ours.
+_DUMP_BYTES = 1 << 20
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The stacks of a child that was still running, as faulthandler wrote them."""
+
+    #: Since the child's start.
+    after: Seconds
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What the guard saw of one child, from its start to its burial."""
+
+    #: None where the child finished and left as it should.
+    ending: Ending | None
+    #: Whether it had said that it finished.
+    finished: bool
+    #: When the crash was noticed, on the monotonic clock, less the time that it was stopped with pytest.
+    ended_at: Seconds
+    #: What faulthandler wrote at a crash.
+    dump: str
+    #: The stacks at the deadline.
+    stacks: str
+    leaked: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+
+@final
+class Watch:
+    """Watches one child; :meth:`run` returns when it is buried."""
+
+    def __init__(
+        self,
+        child: Child,
+        *,
+        receiver: Receiver,
+        fds: tuple[int, int, int],
+        signals: Signals,
+        on_message: Callable[[Message], None],
+        on_snapshot: Callable[[Snapshot], None],
+    ) -> None:
+        self._child = child
+        self._receiver = receiver
+        self._channel_fd, self._dump_fd, self._stacks_fd = fds
+        self._signals = signals
+        self._on_message = on_message
+        self._on_snapshot = on_snapshot
+        self._timers: dict[Callable[[], None], Seconds] = {}
+        self._dump = bytearray()
+        self._stacks = bytearray()
+        self._askers: list[Callable[[str], None]] = []
+        self._hang_stacks = ""
+        self._timeout: Seconds | None = None
+        self._grace: Seconds = 1.0
+        self._dump_every: Seconds = 0.0
+        self._overdue: Overdue | None = None
+        self._lost = ""
+        self._interrupts = 0
+        self._status_answer: Callable[[str], None] | None = None
+        self._finished = False
+        self._dead = False
+        self._ended_at: Seconds | None = None
+        self._leaked: tuple[str, ...] = ()
+        self._gaps: list[str] = []
+        self._selector = selectors.PollSelector()
+        for fd, read in (
+            (child.pidfd, self._on_death),
+            (self._channel_fd, self._read_channel),
+            (self._dump_fd, self._read_dump),
+            (self._stacks_fd, self._read_stacks),
+            (signals.fd, self._on_signal),
+        ):
+            self._selector.register(fd, selectors.EVENT_READ, read)
+
+    def limit(self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None) -> None:
+        """Start the clocks; they count from the child's start."""
+        self._timeout, self._grace, self._dump_every = timeout, grace, dump_every or 0.0
+        if timeout:
+            self._timers[self._on_deadline] = self._child.started_at + timeout
+        if self._dump_every:
+            self._timers[self._on_dump_due] = self._child.started_at + self._dump_every
+
+    def run(self) -> Watched:
+        """Wait for the child's end and bury it, whatever is raised in between."""
+        try:
+            while not self._dead:
+                self._turn()
+            self._read_channel()
+        finally:
+            status = self._bury()
+        self._read_dump()
+        self._read_stacks()
+        if self._stacks:
+            self._on_stacks_quiet()
+        return Watched(
+            ending=self._ending(status),
+            finished=self._finished,
+            ended_at=time.monotonic() if self._ended_at is None else self._ended_at,
+            dump=self._dump.decode("ascii", "backslashreplace"),
+            stacks=self._hang_stacks,
+            leaked=self._leaked,
+            gaps=tuple(self._gaps),
+        )
+
+    def ask_stacks(self, answer: Callable[[str], None]) -> None:
+        """Have the child write its stacks; ``answer`` gets them, or "" when the bound has passed. One at a time."""
+        self._askers.append(answer)
+        if len(self._askers) == 1:
+            self._request_stacks()
+
+    def ask_status(self, answer: Callable[[str], None]) -> None:
+        """As :meth:`ask_stacks`, from a signal handler."""
+        self._status_answer = answer
+        self._signals.wake()
+
+    @property
+    def elapsed(self) -> Seconds:
+        """How long the child has been running, without the time that it was stopped with pytest."""
+        return time.monotonic() - self._child.started_at
+
+    def _turn(self) -> None:
+        due = min(self._timers.values(), default=None)
+        for key, _ in self._selector.select(None if due is None else max(0.0, due - time.monotonic())):
+            key.data()
+        now = time.monotonic()
+        for action, when in sorted(self._timers.items(), key=lambda timer: timer[1]):
+            if when <= now and not self._dead and self._timers.get(action) == when:
+                del self._timers[action]
+                action()
+
+    # What the child says.
+
+    def _read_channel(self) -> None:
+        try:
+            for message in self._receiver.receive():
+                self._take(message)
+        except ChannelError as error:
+            self._lost = self._lost or str(error)
+            self._forget(self._channel_fd)
+            self._kill()
+            return
+        if self._receiver.closed:
+            self._forget(self._channel_fd)
+
+    def _take(self, message: Message) -> None:
+        if self._overdue is not None or self._dump:
+            # Said after the deadline or after the crash: the ending is decided, and a phase has one outcome.
+            return
+        if isinstance(message, Finished):
+            self._finished = True
+            self._timers = {self._on_exit_bound: time.monotonic() + GONE_BOUND}
+        self._on_message(message)
+
+    def _read_dump(self) -> None:
+        data = _read(self._dump_fd)
+        if data == b"":
+            self._forget(self._dump_fd)
+        if not data:
+            return
+        if not self._dump:
+            # Whatever else happens now, this is a crash: another thread may still exit with 0 before the signal kills.
+            self._note_end()
+            self._timers = {self._on_dying_bound: time.monotonic() + max(self._grace, 1.0)}
+        self._dump += data[: _DUMP_BYTES - len(self._dump)]
+
+    def _read_stacks(self) -> None:
+        data = _read(self._stacks_fd)
+        if data == b"":
+            self._forget(self._stacks_fd)
+        if not data:
+            return
+        self._stacks += data[: _DUMP_BYTES - len(self._stacks)]
+        self._timers.pop(self._on_stacks_bound, None)
+        self._timers[self._on_stacks_quiet] = time.monotonic() + STACKS_QUIET
+
+    def _forget(self, fd: int) -> None:
+        if not self._dead and fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    def _on_death(self) -> None:
+        self._dead = True
+        self._note_end()
+
+    def _note_end(self) -> None:
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
+
+    # Stacks of a running child.
+
+    def _request_stacks(self) -> None:
+        pid = self._child.pid
+        reason = _deaf(pid)
+        if reason:
+            self._gaps.append(f"stacks: {reason}")
+            self._answer("")
+            return
+        self._stacks.clear()
+        self._signal(faultdump.STACKS_SIGNAL)
+        if proc.state(pid) == "T":
+            self._signal(signal.SIGCONT)  # A stopped process answers before it runs on.
+        self._timers[self._on_stacks_bound] = time.monotonic() + STACKS_BOUND
+
+    def _on_stacks_bound(self) -> None:
+        self._gaps.append(f"stacks: the child did not answer within {STACKS_BOUND:g} s")
+        self._answer("")
+
+    def _on_stacks_quiet(self) -> None:
+        text = self._stacks.decode("ascii", "backslashreplace")
+        self._stacks.clear()
+        if self._askers:
+            self._answer(text)
+        elif text:
+            # Nobody asked: pytest's faulthandler_timeout has passed in the child.
+            self._on_snapshot(Snapshot(after=self.elapsed, text=text))
+
+    def _answer(self, text: str) -> None:
+        self._timers.pop(self._on_stacks_bound, None)
+        self._askers.pop(0)(text)
+        if self._askers and not self._dead:
+            self._request_stacks()
+
+    def _on_dump_due(self) -> None:
+        self._timers[self._on_dump_due] = time.monotonic() + self._dump_every
+        after = self.elapsed
+        self.ask_stacks(lambda text: self._on_snapshot(Snapshot(after=after, text=text)) if text else None)
+
+    # Deadlines: stacks, then SIGTERM, a grace, SIGKILL to the group.
+
+    def _on_deadline(self) -> None:
+        self._read_channel()
+        if self._finished or self._dump:
+            return
+        assert self._timeout is not None
+        self._overdue = Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name)
+        self._note_end()
+        self._timers.pop(self._on_dump_due, None)
+        self.ask_stacks(self._terminate)
+
+    def _terminate(self, stacks: str) -> None:
+        self._hang_stacks = stacks
+        if self._dead:
+            return
+        self._signal(signal.SIGTERM)
+        if proc.state(self._child.pid) == "T":
+            self._signal(signal.SIGCONT)
+        self._timers[self._kill] = time.monotonic() + self._grace
+
+    def _on_exit_bound(self) -> None:
+        self._overdue = Overdue(timeout=GONE_BOUND, stopped_by=signal.SIGKILL.name)
+        self._kill()
+
+    def _on_dying_bound(self) -> None:
+        if proc.dumps_core(self._child.pid):
+            # A core that is cut short by SIGKILL is of no use to anybody.
+            self._timers[self._on_dying_bound] = time.monotonic() + GONE_BOUND
+            return
+        self._kill()
+
+    def _kill(self) -> None:
+        if self._overdue is not None:
+            self._overdue = Overdue(timeout=self._overdue.timeout, stopped_by=signal.SIGKILL.name)
+        _kill_group(self._child.pid)
+        self._timers = {self._on_gone_bound: time.monotonic() + GONE_BOUND}
+
+    def _on_gone_bound(self) -> None:
+        self._lost = (
+            f"still there {GONE_BOUND:g} s after SIGKILL: stuck in the kernel (state {proc.state(self._child.pid)})"
+        )
+        self._dead = True
+
+    # pytest's own signals.
+
+    def _on_signal(self) -> None:
+        for number in self._signals.take():
+            if number == STOP:
+                self._stop_with_pytest()
+            elif number == INTERRUPT and self._interrupts == 0:
+                self._interrupts = 1
+                self._signal(INTERRUPT)
+                self._timers[self._kill] = time.monotonic() + self._grace
+            else:
+                self._kill()
+        if self._status_answer is not None:
+            answer, self._status_answer = self._status_answer, None
+            self.ask_stacks(answer)
+
+    def _stop_with_pytest(self) -> None:
+        stopped_at = time.monotonic()
+        _signal_group(self._child.pid, signal.SIGSTOP)
+        self._signals.stop_here()
+        _signal_group(self._child.pid, signal.SIGCONT)
+        away = time.monotonic() - stopped_at
+        self._child = Child(pid=self._child.pid, pidfd=self._child.pidfd, started_at=self._child.started_at + away)
+        self._timers = {action: when + away for action, when in self._timers.items()}
+
+    # The end.
+
+    def _signal(self, number: int) -> None:
+        try:
+            signal.pidfd_send_signal(self._child.pidfd, number)
+        except ProcessLookupError:
+            pass  # It has just ended: its pidfd tells.
+
+    def _bury(self) -> int | None:
+        """Reap the child, sweep its group; the wait status, or None where it could not be had."""
+        pid = self._child.pid
+        try:
+            if not self._dead:
+                # Something was raised between birth and death: nothing may outlive it.
+                _kill_group(pid)
+            if self._lost and proc.state(pid) not in {"Z", "X", ""}:
+                return None
+            try:
+                _, status = os.waitpid(pid, 0)
+            except ChildProcessError:
+                status = None
+            self._leaked = _sweep(pid)
+            return status
+        finally:
+            self._selector.close()
+            os.close(self._child.pidfd)
+
+    def _ending(self, status: int | None) -> Ending | None:
+        dumped = faultdump.parse(self._dump.decode("ascii", "backslashreplace")).signal if self._dump else None
+        if self._overdue is not None:
+            return self._overdue
+        if self._lost:
+            return Lost(reason=self._lost)
+        if status is None:
+            return Signaled(signal=dumped) if dumped else Lost(reason="its wait status was taken by somebody else")
+        if os.WIFSIGNALED(status):
+            if dumped and os.WTERMSIG(status) != dumped:
+                self._gaps.append(f"wait status: {signal_name(os.WTERMSIG(status))}, after the dump")
+                return Signaled(signal=dumped)
+            return Signaled(signal=os.WTERMSIG(status), core_dumped=os.WCOREDUMP(status))
+        if dumped:
+            self._gaps.append(f"wait status: exit code {os.WEXITSTATUS(status)}, while a thread was crashing")
+            return Signaled(signal=dumped)
+        code = os.WEXITSTATUS(status)
+        if self._finished and code == 0:
+            return None
+        if code == CHANNEL_LOST_STATUS and self._receiver.closed:
+            return Lost(reason="the test closed the descriptors of the guard")
+        return Exited(code=code)
+
+
+def _read(fd: int) -> bytes | None:
+    """What can be read at once; "" at the end, None where nothing is there yet."""
+    parts: list[bytes] = []
+    while True:
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return b"".join(parts) or None
+        if not data:
+            return b"".join(parts)
+        parts.append(data)
+
+
+def _kill_group(pid: int) -> None:
+    """SIGKILL to the group of a child that was not yet reaped, so that its number cannot be another's."""
+    _signal_group(pid, signal.SIGKILL)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # Gone, or it has changed its user: then only that user can end it.
+
+
+def _signal_group(pgid: int, number: int) -> None:
+    try:
+        os.killpg(pgid, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # Nobody is left; or all that are left have changed their user.
+
+
+def _sweep(pid: int) -> tuple[str, ...]:
+    """End what is left of a reaped child's group; return its processes as ``pid command line``.
+
+    The number cannot be another group's while the group has members, and it costs one call where it has none.
+    """
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return ()
+    except PermissionError:
+        pass  # There is somebody, of another user.
+    members = tuple(proc.members(pid))
+    if not members:
+        return ()  # Zombies only, which whoever inherited them will reap.
+    pidfds = [pidfd for pidfd in map(_pidfd, members) if pidfd is not None]
+    told = tuple(f"{member} {proc.command_line(member)}" for member in members)
+    _signal_group(pid, signal.SIGKILL)
+    _await_ends(pidfds)
+    return told
+
+
+def _await_ends(pidfds: list[int]) -> None:
+    deadline = time.monotonic() + GONE_BOUND
+    with selectors.PollSelector() as selector:
+        for pidfd in pidfds:
+            selector.register(pidfd, selectors.EVENT_READ)
+        while selector.get_map() and time.monotonic() < deadline:
+            for key, _ in selector.select(deadline - time.monotonic()):
+                selector.unregister(key.fd)
+    for pidfd in pidfds:
+        os.close(pidfd)
+
+
+def _pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # It has just ended.
+
+
+def _deaf(pid: int) -> str:
+    """Why a child cannot answer :data:`faultdump.STACKS_SIGNAL`; empty where it should."""
+    number = faultdump.STACKS_SIGNAL
+    if proc.blocked_everywhere(pid, number):
+        return f"every thread blocks all signals, {signal_name(number)} among them"
+    if not proc.caught(pid, number):
+        return f"the child does not listen to {signal_name(number)}: not yet, or the test took it away"
+    return ""

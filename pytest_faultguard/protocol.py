@@ -1,0 +1,595 @@
+"""One pytest item through one guard: reports in, reports out.
+
+The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
+
+``_pytest.runner.runtestprotocol``
+    Runs the three phases of an item. The public hook ``pytest_runtest_protocol`` would run us again.
+``_pytest.runner.check_interactive_exception``
+    Whether ``pytest_exception_interact`` hears of an exception; so that it hears of a crash when it would of a failure.
+``_pytest.skipping.xfailed_key``, ``Xfail``
+    Where pytest keeps the evaluated xfail mark of an item. The child reads it, for evaluating may run test code; the
+    parent puts the answer there while it makes the report of a crash, so that pytest itself judges it.
+``Session._setupstate``, its ``stack`` and ``teardown_exact``
+    The nodes that are set up. The child empties the finalizers that it inherited; the parent tears down what is its own.
+``FixtureDef._finalizers``
+    As above, for fixtures that are alive.
+``Config._tmp_path_factory``
+    Makes the session's base directory before the first child, else every child makes one.
+``capturemanager.item_capture``
+    Found by its registered name: captures what a teardown of this process's own writes.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pdb  # noqa: T100 - to refuse it in a child.
+import re
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+from typing import Literal
+from typing import NoReturn
+
+import pytest
+from _pytest.runner import check_interactive_exception
+from _pytest.runner import runtestprotocol
+from _pytest.skipping import Xfail
+from _pytest.skipping import xfailed_key
+
+from pytest_faultguard import report as reporting
+from pytest_faultguard.crash import Crash
+from pytest_faultguard.crash import Ending
+from pytest_faultguard.crash import Exited
+from pytest_faultguard.crash import Frame
+from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Phase
+from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import signal_name
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.evidence import lastwords
+from pytest_faultguard.evidence.journal import Journal
+from pytest_faultguard.guard import Guard
+from pytest_faultguard.guard import Limits
+from pytest_faultguard.guard import Remains
+from pytest_faultguard.options import data_limit_for
+from pytest_faultguard.outcome import CrashError
+from pytest_faultguard.outcome import HangError
+from pytest_faultguard.outcome import error_for
+from pytest_faultguard.output import Output
+from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import Expected
+from pytest_faultguard.process.channel import Finished
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Report
+from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.channel import Stopped
+from pytest_faultguard.process.channel import Told
+from pytest_faultguard.process.channel import Warned
+from pytest_faultguard.process.child import Line
+from pytest_faultguard.process.rescue import rescue
+from pytest_faultguard.process.supervise import Snapshot
+from pytest_faultguard.session import Session
+from pytest_faultguard.session import limits_key
+from pytest_faultguard.session import session_key
+from pytest_faultguard.session import to_terminal
+
+#: The signals that faulthandler dumps at.
+_DUMPED = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+
+_When = Literal["setup", "call", "teardown"]
+
+
+_journal_key = pytest.StashKey[Journal]()
+#: While the parent makes a report of a crash: the crash, and what the child's earlier reports said.
+_crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str, object]]]"]()
+
+
+def run_item(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] | None:
+    """Run the protocol of one item in a child and log its reports here; None where it is not guarded."""
+    limits = item.stash.get(limits_key, None)
+    if limits is None:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    _GuardedItem(item, nextitem, limits).run()
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def note_alive(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
+    """A fixture is about to be set up in this process."""
+    config.stash[session_key].alive[id(fixture)] = fixture
+
+
+def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
+    """A fixture was torn down in this process."""
+    config.stash[session_key].alive.pop(id(fixture), None)
+
+
+def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
+    """The report of a crash, with everything that belongs in it; any other report as it is."""
+    known = item.stash.get(_crash_key, None)
+    if known is not None:
+        crash, sections, properties = known
+        report.sections[:0] = sections
+        report.user_properties = [*properties, *report.user_properties]
+        reporting.dress(report, crash)
+    return report
+
+
+@contextmanager
+def data_of(item: pytest.Item) -> Generator[Journal]:
+    """The journal of an item: its child's, or one of this process for a test that is not guarded."""
+    journal = item.stash.get(_journal_key, None)
+    if journal is not None:
+        yield journal
+        return
+    journal = Journal.create(data_limit_for(item))
+    journal.claim()
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+# The parent's side.
+
+
+class _GuardedItem:
+    """The parent's part in the run of one item."""
+
+    def __init__(self, item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> None:
+        self.item = item
+        self.nextitem = nextitem
+        self.limits = limits
+        self.last: pytest.TestReport | None = None
+        self.held: pytest.TestReport | None = None
+        self.expected: Expected | None = None
+        self.stopped: Stopped | None = None
+        self.finished: Finished | None = None
+        self.broken = ""
+        self.snapshots: list[Snapshot] = []
+        self.captured: dict[str, str] = {}
+        self.phase_started_at = time.monotonic()
+
+    def run(self) -> None:
+        item, session = self.item, self.item.config.stash[session_key]
+        _prepare(item.config)
+        journal = Journal.create(self.limits.data_bytes)
+        output = Output(item)
+        guard = Guard(self.limits, self._take, self._take_snapshot)
+        session.guarding = item.nodeid, guard
+        try:
+            remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output))
+            self._raise_if_stopped()
+            crash = self._crash(remains, journal, output)
+        except KeyboardInterrupt:
+            # Ctrl-C at the terminal: the child has said where that met it.
+            self._raise_if_stopped()
+            raise
+        finally:
+            session.guarding = None
+            output.close()
+            journal.close()
+        self._conclude(crash)
+
+    # What the child says.
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Report(data=data):
+                hook = self.item.config.hook
+                self._take_report(hook.pytest_report_from_serializable(config=self.item.config, data=data))
+            case Expected():
+                self.expected = message
+            case Warned():
+                self._warn(message)
+            case Stopped():
+                self.stopped = message
+            case Finished():
+                self.finished = message
+            case Broken(text=text):
+                self.broken = text
+            case Told():
+                raise AssertionError
+
+    def _take_report(self, report: pytest.TestReport) -> None:
+        self._add_snapshots(report)
+        if type(report) is pytest.TestReport:  # Not a subtest's, which ends no phase.
+            self.last = report
+            self.phase_started_at = time.monotonic()
+            if report.when == "teardown":
+                # The last word on this test may be a crash at exit, or the teardown of what is set up here.
+                self.held = report
+                return
+        self.item.ihook.pytest_runtest_logreport(report=report)
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+        if snapshot.text.startswith("Timeout ("):
+            # pytest's faulthandler_timeout: it has the dump on the terminal, at once.
+            to_terminal(snapshot.text)
+
+    def _add_snapshots(self, report: pytest.TestReport) -> None:
+        for snapshot in self.snapshots:
+            stacks = faultdump.parse(snapshot.text).stacks
+            text = faultdump.render(stacks, faultdump.is_plumbing) if stacks else snapshot.text
+            report.sections.append((f"stacks after {snapshot.after:.1f} s", reporting.clean(text)))
+        self.snapshots.clear()
+
+    def _warn(self, warned: Warned) -> None:
+        # The category's module was loaded when this process forked, or it is one of the test's own: never import it here.
+        category = getattr(sys.modules.get(warned.category_module), warned.category_name, Warning)
+        if not (isinstance(category, type) and issubclass(category, Warning)):
+            category = Warning
+        message = warnings.WarningMessage(warned.text, category, warned.filename, warned.line)
+        self.item.ihook.pytest_warning_recorded.call_historic(
+            kwargs={
+                "warning_message": message,
+                "nodeid": self.item.nodeid,
+                "when": "runtest",
+                "location": None,
+            }
+        )
+
+    def _raise_if_stopped(self) -> None:
+        stopped = self.stopped
+        if stopped is None:
+            return
+        if stopped.reason is not None:
+            raise pytest.exit.Exception(stopped.reason, stopped.returncode)
+        interrupt = KeyboardInterrupt()
+        if stopped.frames:
+            raise interrupt.with_traceback(reporting.traceback_of(stopped.frames)) from None
+        raise interrupt
+
+    # What became of it.
+
+    def _phase(self) -> Phase:
+        """The phase that the child was in; told by the reports that had left it."""
+        last = self.last
+        if last is None:
+            return "setup"
+        if last.when == "setup" and last.passed and not self.item.config.getoption("setuponly", False):
+            return "call"
+        return "teardown" if self.held is None else "exit"
+
+    def _crash(self, remains: Remains, journal: Journal, output: Output) -> Crash | None:
+        """The crash, and the output that goes with it; None where the child finished as it should."""
+        captured = output.read()
+        ending = self._ending(remains)
+        if ending is None:
+            return None
+        self.captured = captured
+        out, err = captured.get("stdout", ""), captured.get("stderr", "")
+        dump = remains.dump or faultdump.find(err)
+        dumped = faultdump.parse(dump)
+        rescued, data_gaps = rescue(journal.fileno())
+        if not dump and self.broken:
+            dump = self.broken
+        return Crash(
+            label=self.item.nodeid,
+            phase=self._phase(),
+            ending=ending,
+            duration=max(0.0, remains.ended_at - self.phase_started_at),
+            message=lastwords.explain(err, out) if isinstance(ending, Signaled | Exited) else "",
+            stacks=dumped.stacks,
+            dump=dump,
+            rescued=rescued,
+            leaked=remains.leaked,
+            gaps=(*_missing_stack(ending, dump, remains.gaps), *remains.gaps, *output.gaps(), *data_gaps),
+        )
+
+    def _ending(self, remains: Remains) -> Ending | None:
+        ending = remains.ending
+        if self.broken:
+            return Lost(reason=f"pytest itself failed in the child: {self.broken.strip().splitlines()[-1]}")
+        timeout = float(self.item.config.getini("faulthandler_timeout") or 0)
+        if isinstance(ending, Exited) and any(one.text.startswith("Timeout (") for one in self.snapshots):
+            return Overdue(timeout=timeout, stopped_by="faulthandler_exit_on_timeout")
+        return ending
+
+    def _conclude(self, crash: Crash | None) -> None:
+        session = self.item.session
+        if self.finished is not None:
+            session.shouldstop = session.shouldstop or self.finished.shouldstop
+            session.shouldfail = session.shouldfail or self.finished.shouldfail
+        if crash is None:
+            assert self.held is not None
+            self._close(self.held)
+        elif crash.phase in ("setup", "call"):
+            self._log_crash(crash)
+            self._close(None)
+        else:
+            failed = self._log_crash(crash)
+            self._close(failed, logged=True)
+
+    def _log_crash(self, crash: Crash) -> pytest.TestReport:
+        """Make the report of a crash as pytest makes one of an exception, and log it."""
+        item = self.item
+        when: _When = "teardown" if crash.phase == "exit" else crash.phase
+        call = pytest.CallInfo.from_call(lambda: None, when=when)
+        call.stop = time.time()
+        call.duration = crash.duration
+        call.start = call.stop - crash.duration
+        error = error_for(crash).with_traceback(reporting.blame(item, crash.stacks))
+        call.excinfo = pytest.ExceptionInfo.from_exception(error)
+        sections = [] if self.last is None else [*self.last.sections]
+        for key, text in self.captured.items():
+            sections.append((f"Captured {key} {when}", reporting.clean(text)))
+        item.stash[_crash_key] = crash, sections, [] if self.last is None else self.last.user_properties
+        item.stash[xfailed_key] = self._xfail(crash)
+        try:
+            report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        finally:
+            del item.stash[_crash_key]
+            del item.stash[xfailed_key]
+        self._add_snapshots(report)
+        self.last = report
+        item.ihook.pytest_runtest_logreport(report=report)
+        if check_interactive_exception(call, report):
+            item.ihook.pytest_exception_interact(node=item, call=call, report=report)
+        return report
+
+    def _xfail(self, crash: Crash) -> Xfail | None:
+        expected = self.expected
+        if expected is None:
+            return None
+        accepted = expected.hang if isinstance(crash.ending, Overdue) else expected.crash
+        if accepted and expected.pattern is not None:
+            accepted = re.search(expected.pattern, str(error_for(crash))) is not None
+        # pytest compares types: none at all is what nothing matches.
+        return Xfail(expected.reason, run=True, strict=expected.strict, raises=None if accepted else ())
+
+    def _close(self, report: pytest.TestReport | None, *, logged: bool = False) -> None:
+        """Tear down what this process has set up and the next item does not need; log the last report.
+
+        ``report`` is the child's own, or that of a crash after the call, which is logged already. After a crash before,
+        ours is the only teardown that there was: pytest's consumers wait for one (junitxml, pytest-html).
+        """
+        item, session = self.item, self.item.session
+        nextitem = None if session.shouldfail or session.shouldstop else self.nextitem
+        call = pytest.CallInfo.from_call(
+            lambda: _teardown(item, nextitem), when="teardown", reraise=(pytest.exit.Exception, KeyboardInterrupt)
+        )
+        if call.excinfo is None and report is not None:
+            if not logged:
+                item.ihook.pytest_runtest_logreport(report=report)
+            return
+        if report is not None and report.failed and not logged:
+            item.ihook.pytest_runtest_logreport(report=report)
+        earlier = [] if self.last is None else self.last.sections
+        ours: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        ours.sections[:0] = earlier
+        if self.last is not None:
+            ours.user_properties = self.last.user_properties
+        item.ihook.pytest_runtest_logreport(report=ours)
+        if check_interactive_exception(call, ours):
+            item.ihook.pytest_exception_interact(node=item, call=call, report=ours)
+
+
+def _prepare(config: pytest.Config) -> None:
+    """What must be so in this process before it forks."""
+    # Armed around the protocol, here, by pytest: it must act in the child, and here it would end the session.
+    faulthandler.cancel_dump_traceback_later()
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is not None:
+        factory.getbasetemp()
+    # What is still in a buffer would be written twice.
+    config.get_terminal_writer().flush()
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        if stream is not None and not stream.closed:
+            stream.flush()
+
+
+def _teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    state = item.session._setupstate
+    needed = [] if nextitem is None else nextitem.listchain()
+    if list(state.stack) == needed[: len(state.stack)]:
+        return
+    capture = item.config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        state.teardown_exact(nextitem)
+        return
+    with capture.item_capture("teardown", item):
+        state.teardown_exact(nextitem)
+
+
+def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[str, ...]:
+    if dump or any(gap.startswith("stacks:") for gap in gaps):
+        return ()
+    match ending:
+        case Signaled(signal=number) if number in _DUMPED:
+            return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)
+        case Signaled(signal=number):
+            return (f"stack: {signal_name(number)} ends a process without a dump",)
+        case Exited():
+            return ("stack: the process left by itself, and marked no line",)
+        case _:
+            return ()
+
+
+# The child's side.
+
+
+def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Journal, output: Output) -> None:
+    config = item.config
+    session.guarding = None
+    _disown(item.session, session)
+    journal.claim()
+    item.stash[_journal_key] = journal
+    output.arm()
+    sender = line.sender
+    manager = config.pluginmanager
+    manager.register(_Silence())
+    manager.register(_Reporter(item, sender, journal, output))
+    _forward_warnings(sender)
+    _refuse_debuggers()
+    _arm_faulthandler_timeout(config, line.stacks_fd)
+    try:
+        runtestprotocol(item, nextitem=None)
+    except pytest.exit.Exception as leaving:
+        sender.send(Stopped(reason=str(leaving.msg), returncode=leaving.returncode))
+    except KeyboardInterrupt as interrupt:
+        sender.send(Stopped(reason=None, returncode=None, frames=_frames_of(interrupt)))
+    else:
+        sender.send(Finished(shouldstop=item.session.shouldstop, shouldfail=item.session.shouldfail))
+        return
+    # As at the end of an interrupted session: what this process has set up, it tears down.
+    item.session._setupstate.teardown_exact(None)
+
+
+def _disown(session: pytest.Session, known: Session) -> None:
+    """Right after a fork: what the parent has set up is usable here and torn down there.
+
+    Emptied are the finalizers of every node on the inherited stack and of every fixture that is alive, so that the
+    teardown of all that is left, at this child's end, runs what was set up in it and nothing else.
+    """
+    for finalizers, _ in session._setupstate.stack.values():
+        finalizers.clear()
+    for fixture in known.alive.values():
+        fixture._finalizers.clear()
+
+
+def _forward_warnings(sender: Sender) -> None:
+    def forward(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+    ) -> None:
+        sender.send(
+            Warned(
+                category_module=category.__module__,
+                category_name=category.__qualname__,
+                text=str(message),
+                filename=filename,
+                line=lineno,
+            )
+        )
+
+    warnings.showwarning = forward
+
+
+def _refuse_debuggers() -> None:
+    def refuse(*_: object, **__: object) -> None:
+        if os.environ.get("PYTHONBREAKPOINT") != "0":
+            _no_debugger()
+
+    sys.breakpointhook = refuse
+    pdb.set_trace = refuse
+
+
+def _no_debugger() -> NoReturn:
+    pytest.fail("a guarded test has no terminal for a debugger: run it with --no-faultguard")
+
+
+def _arm_faulthandler_timeout(config: pytest.Config, stacks_fd: int) -> None:
+    if not config.pluginmanager.hasplugin("faulthandler"):
+        return
+    timeout = float(config.getini("faulthandler_timeout") or 0)
+    if timeout > 0:
+        try:
+            leave = bool(config.getini("faulthandler_exit_on_timeout"))
+        except ValueError:
+            leave = False  # Before pytest 9 there is no such setting.
+        faulthandler.dump_traceback_later(timeout, file=stacks_fd, exit=leave)
+
+
+def _frames_of(error: BaseException) -> tuple[Frame, ...]:
+    """Where an exception came from, without pytest's own frames outside of it."""
+    summary = traceback.extract_tb(error.__traceback__)
+    frames = [Frame(function=one.name, file=one.filename, line=one.lineno) for one in summary]
+    inner = []
+    for frame in reversed(frames):
+        if faultdump.is_plumbing(frame):
+            break
+        inner.append(frame)
+    return tuple(reversed(inner))
+
+
+class _ForwardedError(Exception):
+    """Ends the call of a hook whose implementations belong to the parent."""
+
+
+class _Silence:
+    """Keeps reports from the plugins of this process: those of the parent get them."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self) -> Generator[None, object, object]:
+        raise _ForwardedError
+        yield  # type: ignore[unreachable]  # Makes it a wrapper.
+
+
+class _Reporter:
+    """Sends what happens in the child to its guard. Registered last, so that it is the outermost."""
+
+    def __init__(self, item: pytest.Item, sender: Sender, journal: Journal, output: Output) -> None:
+        self._item = item
+        self._send = sender.send
+        self._journal = journal
+        self._output = output
+        self._expected: Expected | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+        config = self._item.config
+        self._send(Report(data=config.hook.pytest_report_to_serializable(config=config, report=report)))
+        self._output.forget()
+        try:
+            return (yield)
+        except _ForwardedError:
+            return []
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if report.failed and len(self._journal):
+            rescued, gaps = rescue(self._journal.fileno())
+            text = "\n".join([reporting.data_text(rescued), *gaps])
+            reporting.add_section(report, reporting.DATA_TITLE, text)
+        return report
+
+    # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
+
+    def pytest_runtest_setup(self) -> None:
+        self._tell_expected()
+
+    def pytest_runtest_call(self) -> None:
+        self._tell_expected()
+
+    def pytest_enter_pdb(self) -> None:
+        _no_debugger()
+
+    def _tell_expected(self) -> None:
+        if self._item.config.option.runxfail:
+            return
+        xfail = self._item.stash.get(xfailed_key, None)
+        if xfail is not None:
+            expected = _expected(xfail)
+            if expected != self._expected:
+                self._expected = expected
+                self._send(expected)
+
+
+def _expected(xfail: Xfail) -> Expected:
+    """What the guard must know of an evaluated xfail mark; whatever is code in it was run here."""
+    raises = xfail.raises
+    pattern = getattr(raises, "match", None)
+    # pytest.RaisesExc: its types and its pattern are data. A check=… is code that only the dead child could have run.
+    types = raises if isinstance(raises, type | tuple) else getattr(raises, "expected_exceptions", None)
+    unanswerable = getattr(raises, "check", None) is not None
+    crash, hang = (
+        raises is None or (types is not None and not unanswerable and issubclass(kind, types))
+        for kind in (CrashError, HangError)
+    )
+    return Expected(
+        reason=xfail.reason,
+        strict=bool(xfail.strict),
+        crash=crash,
+        hang=hang,
+        pattern=getattr(pattern, "pattern", pattern),
+    )

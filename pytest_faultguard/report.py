@@ -1,0 +1,182 @@
+"""A crash in pytest's own look: a traceback of the frames that died, and sections with the rest of the evidence.
+
+pytest's ``repr`` classes go through xdist unharmed and have a one-line summary. So they are not built by hand but by
+pytest itself, from an exception whose traceback we make: frames with the file, the line and the name that the dump told.
+Every ``--tb`` style works so, and every plugin that looks at the exception.
+"""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import traceback
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_faultguard.crash import Crash
+from pytest_faultguard.crash import Frame
+from pytest_faultguard.crash import Rescued
+from pytest_faultguard.crash import ThreadStack
+from pytest_faultguard.crash import to_json
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.outcome import CrashError
+from pytest_faultguard.outcome import HangError
+
+#: The attribute of a report that carries the crash, as :func:`pytest_faultguard.crash.to_json` wrote it.
+ATTRIBUTE = "faultguard_crash"
+DATA_TITLE = "rescued faultguard_data"
+#: A report travels through pipes and stays in memory until the session's end.
+_SECTION_CHARACTERS = 200_000
+
+
+def blame(item: pytest.Item, stacks: tuple[ThreadStack, ...]) -> types.TracebackType:
+    """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
+    teller = faultdump.told_by(stacks)
+    frames = faultdump.user_frames(teller) if teller else ()
+    return traceback_of(tuple(reversed(frames)) or (_first_line(item),))
+
+
+def traceback_of(frames: tuple[Frame, ...]) -> types.TracebackType:
+    """A traceback through these frames, outermost call first."""
+    following: types.TracebackType | None = None
+    for frame in reversed(frames):
+        raised = _frame(frame)
+        following = types.TracebackType(following, raised, raised.f_lasti, raised.f_lineno)
+    assert following is not None
+    return following
+
+
+class _FrameWanted(Exception):  # noqa: N818 - never seen by anybody.
+    pass
+
+
+def _frame(frame: Frame) -> types.FrameType:
+    """A frame that says it is at this line of this function; nothing of the user's runs in it."""
+    line = max(frame.line or 1, 1)
+    first = _definition(frame) or line
+    # An end on another line, so that nobody draws arrows below columns that we do not know.
+    inner: Any = {"lineno": line, "col_offset": 0, "end_lineno": line + 1, "end_col_offset": 0}
+    outer: Any = {"lineno": first, "col_offset": 0, "end_lineno": line + 1, "end_col_offset": 0}
+    wanted = ast.Raise(exc=ast.Name(id="_FrameWanted", ctx=ast.Load(), **inner), cause=None, **inner)
+    arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+    function: Any = ast.FunctionDef(name="f", args=arguments, body=[wanted], decorator_list=[], **outer)
+    function.type_params = []
+    module = compile(ast.Module(body=[function], type_ignores=[]), frame.file or "?", "exec")
+    code = next(one for one in module.co_consts if isinstance(one, types.CodeType))
+    name = frame.function or "?"
+    try:
+        types.FunctionType(code.replace(co_name=name), {"_FrameWanted": _FrameWanted, "__name__": name})()
+    except _FrameWanted as error:
+        *_, (raised, _) = traceback.walk_tb(error.__traceback__)
+        return raised
+    raise AssertionError
+
+
+def _first_line(item: pytest.Item) -> Frame:
+    path, line, name = item.reportinfo()
+    function = getattr(item, "originalname", None) or item.name or name
+    start = (line or 0) + 1
+    found = next(
+        (node.lineno for node in _functions(str(path)) if node.name == function and _starts_at(node) == start), start
+    )
+    return Frame(function=function, file=str(path), line=found)
+
+
+def _definition(frame: Frame) -> int | None:
+    """The first line of the function that this frame is in; decorators count, as in ``co_firstlineno``."""
+    name = frame.function.rpartition(".")[2]
+    around = [
+        node
+        for node in _functions(frame.file)
+        if node.name == name and frame.line and _starts_at(node) <= frame.line <= (node.end_lineno or 0)
+    ]
+    return _starts_at(around[-1]) if around else None
+
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _starts_at(node: _Function) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _functions(file: str) -> Iterator[_Function]:
+    """The functions that a source file defines, outer ones first."""
+    source = "".join(linecache.getlines(file))
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def dress(report: pytest.TestReport, crash: Crash) -> None:
+    """Put a crash into the report that pytest made of its exception."""
+    setattr(report, ATTRIBUTE, to_json(crash))
+    longrepr = report.longrepr
+    for entries, location, _ in getattr(longrepr, "chain", ()):
+        for entry in entries.reprentries:
+            entry.lines[:] = [_without_type(line) for line in entry.lines]
+            place = getattr(entry, "reprfileloc", None)
+            if place is not None and place.message in _TYPE_NAMES:
+                place.message = crash.short_cause
+        if location is not None:
+            location.message = _without_type(location.message)
+    for title, text in sections(crash):
+        add_section(report, title, text)
+
+
+_TYPE_NAMES = frozenset({CrashError.__name__, HangError.__name__})
+
+
+def _without_type(line: str) -> str:
+    """The line without the type that pytest shows before every message: of a crash, the cause says all."""
+    for name in _TYPE_NAMES:
+        line = line.replace(f"pytest_faultguard.{name}: ", "", 1)
+    return line
+
+
+def sections(crash: Crash) -> Iterator[tuple[str, str]]:
+    """Titles and texts, in the order in which somebody reads them who has to mend the crash."""
+    if crash.stacks:
+        yield "faulthandler dump", faultdump.render(crash.stacks, faultdump.is_plumbing)
+    elif crash.dump:
+        yield "faulthandler dump", crash.dump
+    if crash.rescued:
+        yield DATA_TITLE, data_text(crash.rescued)
+    if crash.leaked:
+        yield "leaked processes (killed)", "\n".join(crash.leaked)
+    if crash.gaps:
+        yield "gaps in the evidence", "\n".join(crash.gaps)
+
+
+def data_text(rescued: tuple[Rescued, ...]) -> str:
+    """``faultguard_data`` as lines, each ``key = value``."""
+    return "\n".join(f"{one.key} = {one.value}" for one in rescued)
+
+
+def add_section(report: pytest.TestReport, title: str, text: str) -> None:
+    """Add to what a failed report shows, where ``--show-capture`` does not hide it and junitxml has it too."""
+    text = clean(text)
+    if len(text) > _SECTION_CHARACTERS:
+        left_out = len(text) - _SECTION_CHARACTERS
+        text = f"{text[:_SECTION_CHARACTERS]}\n... {left_out} more characters"
+    add = getattr(report.longrepr, "addsection", None)
+    if add is None:
+        report.sections.append((title, text))
+    else:
+        add(title, text, "-")
+
+
+def clean(text: str) -> str:
+    """The text without what a terminal, XML or execnet would choke on."""
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text.translate(_ESCAPED)
+
+
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\t\n\r"}

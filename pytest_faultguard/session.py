@@ -1,0 +1,143 @@
+"""What one pytest session keeps for its guards, on a worker and on a controller of pytest-xdist as well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from dataclasses import field
+from typing import Any
+from typing import final
+
+import pytest
+
+from pytest_faultguard import options
+from pytest_faultguard.crash import Seconds
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.guard import Guard
+from pytest_faultguard.guard import Limits
+from pytest_faultguard.process.signals import Status
+
+#: Where a worker tells its controller of a usage error, in what xdist sends back at a worker's end.
+_WORKER_ERROR = "faultguard_usage_error"
+
+
+@final
+@dataclass(slots=True)
+class Session:
+    """The state of one pytest session."""
+
+    #: The fixtures that this process has set up and not torn down, by identity.
+    alive: dict[int, pytest.FixtureDef[Any]] = field(default_factory=dict)
+    #: The item that is being guarded now, and its guard.
+    guarding: tuple[str, Guard] | None = None
+    #: The processes of the workers on this machine, by xdist's names for them.
+    workers: dict[str, int] = field(default_factory=dict)
+    status: Status | None = None
+
+
+session_key = pytest.StashKey[Session]()
+limits_key = pytest.StashKey[Limits | None]()
+
+
+def start(config: pytest.Config) -> None:
+    """Declare the marker and check what the command line and the ini file give.
+
+    Raises:
+        pytest.UsageError: names the option or setting, and the value.
+    """
+    config.addinivalue_line("markers", options.MARKER_HELP)
+    config.stash[session_key] = Session()
+    options.check_config(config)
+
+
+def end(config: pytest.Config) -> None:
+    """Give the status signal back."""
+    session = config.stash.get(session_key, None)
+    if session is not None and session.status is not None:
+        session.status.close()
+
+
+def header(config: pytest.Config) -> str | None:
+    """A line where nothing is guarded although that was asked for."""
+    told = options.why_unguarded(config)
+    return f"faultguard: {told}" if told else None
+
+
+def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every item its limits.
+
+    Raises:
+        pytest.UsageError: a marker is wrong. A worker of pytest-xdist tells its controller, which raises it.
+    """
+    try:
+        for item in items:
+            item.stash[limits_key] = options.limits_for(item)
+    except pytest.UsageError as error:
+        output = getattr(config, "workeroutput", None)
+        if output is None:
+            raise
+        output[_WORKER_ERROR] = str(error)
+        items.clear()
+    if any(item.stash.get(limits_key, None) for item in items):
+        _listen(config.stash[session_key])
+
+
+def add_worker(node: Any) -> None:
+    """A worker has started: SIGUSR1 reaches it through us, where it is on this machine."""
+    popen = getattr(getattr(node.gateway, "_io", None), "popen", None)
+    if popen is not None:
+        session = node.config.stash[session_key]
+        session.workers[node.gateway.id] = popen.pid
+        _listen(session)
+
+
+def remove_worker(node: Any) -> None:
+    """A worker has ended.
+
+    Raises:
+        pytest.UsageError: the worker found one.
+    """
+    node.config.stash[session_key].workers.pop(node.gateway.id, None)
+    told = getattr(node, "workeroutput", {}).get(_WORKER_ERROR)
+    if told:
+        raise pytest.UsageError(told)
+
+
+def _listen(session: Session) -> None:
+    if session.status is None and threading.current_thread() is threading.main_thread():
+        try:
+            session.status = Status(signal.SIGUSR1, lambda: tell_status(session))
+        except ValueError:
+            pass  # Somebody uses that signal: it stays theirs.
+
+
+def tell_status(session: Session) -> None:
+    """Write to the real terminal what the guarded tests do now; called by a signal handler."""
+    for pid in session.workers.values():
+        try:
+            os.kill(pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            pass  # It has just ended.
+    if session.guarding is not None:
+        _tell_guarded(*session.guarding)
+    elif not session.workers:
+        to_terminal("[faultguard] no guarded test is running\n")
+
+
+def _tell_guarded(label: str, guard: Guard) -> None:
+    def answer(elapsed: Seconds, text: str) -> None:
+        stacks = faultdump.render(faultdump.parse(text).stacks, faultdump.is_plumbing) if text else "(no stacks)"
+        to_terminal(f"[faultguard] {label}: running for {elapsed:.1f} s\n{stacks}\n")
+
+    if not guard.ask_status(answer):
+        to_terminal(f"[faultguard] {label}: about to start, or ended\n")
+
+
+def to_terminal(text: str) -> None:
+    """Write past pytest's capture, which is off in this process while a guard waits; also in a worker."""
+    try:
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # Closed: then nobody wants to read it.

@@ -1,0 +1,1 @@
+"""What people do with a crash: pure functions over types."""

@@ -1,0 +1,101 @@
+"""Fixtures of the acceptance tests: inner sessions, ways to die, and the audit after each test."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+
+# This folder is no package of the plugin and is not installed: at the end of the path, what is installed comes first.
+if (_root := str(Path(__file__).parents[1])) not in sys.path:
+    sys.path.append(_root)
+
+from testing import programs as _programs
+from testing.audit import allow_leftovers
+from testing.audit import audit
+from testing.audit import audit_tmp
+from testing.harness import Junit
+from testing.harness import Recorder
+from testing.harness import RunPytest
+
+__all__ = ["allow_leftovers", "audit", "audit_tmp"]
+
+pytest_plugins = ["pytester"]
+
+# The demo is a project of its own, with tests that crash.
+collect_ignore = ["demo", "programs"]
+
+#: What the outer run must not tell an inner session; a coverage run's variables stay.
+_OUTER_VARIABLES = (
+    "PYTEST_ADDOPTS",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD",
+    "PYTEST_FAULTGUARD",
+    "PYTEST_PLUGINS",
+    "PYTEST_XDIST_AUTO_NUM_WORKERS",
+    "PYTEST_XDIST_TESTRUNUID",
+    "PYTEST_XDIST_WORKER",
+    "PYTEST_XDIST_WORKER_COUNT",
+    "PYTHONASYNCIODEBUG",
+    "PYTHONDEVMODE",
+    "PYTHONFAULTHANDLER",
+    "PYTHONWARNINGS",
+    "CI",
+    "BUILD_NUMBER",
+    "GITHUB_ACTIONS",
+    "FORCE_COLOR",
+    "NO_COLOR",
+)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_core_files() -> None:
+    """Hundreds of tests crash: only the soft limit is lowered, a test that wants a core raises it again."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+@pytest.fixture
+def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> RunPytest:
+    """`run_pytest(*args, timeout=60)`: an inner session in a clean environment, 120 columns wide, without colours."""
+    for name in _OUTER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("PY_COLORS", "0")
+    return RunPytest(pytester)
+
+
+@pytest.fixture(params=[(), ("-n2",)], ids=["serial", "n2"])
+def xdist_args(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The same test once in one process and once distributed: `run_pytest(*xdist_args)`."""
+    args: tuple[str, ...] = request.param
+    return args
+
+
+@pytest.fixture
+def recorder(run_pytest: RunPytest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Every report of the test's inner sessions, as data."""
+    monkeypatch.setenv("PYTEST_PLUGINS", "recorder")
+    return Recorder(run_pytest.pytester.path)
+
+
+@pytest.fixture
+def junit(pytester: pytest.Pytester) -> Junit:
+    """`run_pytest(*junit.args)`, then `junit.cases()`."""
+    return Junit(pytester.path / "junit.xml")
+
+
+@pytest.fixture(scope="session")
+def programs_library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`libprograms.so`, built once per run, also when xdist's workers ask at the same time."""
+    base = tmp_path_factory.getbasetemp()
+    # A worker's is a directory of the controller's.
+    return _programs.build(base.parent if hasattr(request.config, "workerinput") else base)
+
+
+@pytest.fixture
+def programs(pytester: pytest.Pytester, programs_library: Path) -> Path:
+    """Lets the tests of an inner session say `from programs import lib, pylib`."""
+    path = pytester.path / "programs.py"
+    path.write_text(_programs.module(programs_library))
+    return path
