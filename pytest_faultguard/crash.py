@@ -164,7 +164,9 @@ def signal_name(number: int) -> str:
     try:
         return _signal.Signals(number).name
     except ValueError:
-        return f"SIGRTMIN+{number - _signal.SIGRTMIN}" if number > _signal.SIGRTMIN else f"signal {number}"
+        if _signal.SIGRTMIN < number < _signal.SIGRTMAX:
+            return f"SIGRTMIN+{number - _signal.SIGRTMIN}"
+        return f"signal {number}"
 
 
 def describe_signal(number: int) -> str:

@@ -318,7 +318,7 @@ class _GuardedItem:
         call.stop = time.time()
         call.duration = crash.duration
         call.start = call.stop - crash.duration
-        error = error_for(crash).with_traceback(reporting.blame(item, crash.stacks))
+        error = error_for(crash).with_traceback(reporting.blame(item, crash))
         call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = [] if self.last is None else [*self.last.sections]
         for key, text in self.captured.items():

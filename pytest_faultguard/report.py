@@ -18,8 +18,8 @@ import pytest
 
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Frame
+from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Rescued
-from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.crash import to_json
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.outcome import CrashError
@@ -32,9 +32,10 @@ DATA_TITLE = "rescued faultguard_data"
 _SECTION_CHARACTERS = 200_000
 
 
-def blame(item: pytest.Item, stacks: tuple[ThreadStack, ...]) -> types.TracebackType:
+def blame(item: pytest.Item, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
-    teller = faultdump.told_by(stacks)
+    # Of a hanging process any thread may have answered: the one that runs the test tells.
+    teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, Overdue))
     frames = faultdump.user_frames(teller) if teller else ()
     return traceback_of(tuple(reversed(frames)) or (_first_line(item),))
 

@@ -5,14 +5,15 @@ sparse memfd whose geometry is fixed by the version, so that the reading side ne
 
     0       header: state byte, then magic, version, checksum
     64      scratch byte, never read
-    1024    one byte per directory chunk, set once every slot of that chunk is known to be initialised
-    4096    directory: 2**20 slots of 64 bytes
-    ...     arena: blocks of key and value
+    4096    one byte per directory chunk, set once every slot of that chunk has been made idle
+    16384   directory: 2**20 slots of 128 bytes
+    ...     arena: blocks
 
-A slot is a state byte and, from byte 8, a body: kind, number of out-of-band buffers, length of the key, sequence,
-birth (which key this is, in order of first assignment), offset, length of the value, checksums of key and value, and
-a checksum of the body. A block is the key's pickle, then (for a ``buffer()`` from the next multiple of 64) the value:
-a table of buffer lengths, the pickle, the buffers.
+A slot is a state byte and, from byte 4, a checksum of what follows and a body: kind, number of out-of-band buffers,
+length of the key, sequence, birth (which key this is, in order of first assignment), offset, length of the value,
+checksums of key and value. At the offset lie the key's pickle and (for a ``buffer()`` from the next multiple of 64)
+the value: a table of buffer lengths, the pickle, the buffers. A short record lies in the rest of its slot, under the
+slot's checksum; others lie in a block of the arena.
 
 The rules that make a death at any instant harmless:
 
@@ -68,17 +69,18 @@ _LIVE: Final = 0xB4
 _HEADER: Final = struct.Struct("<20sII")
 _HEADER_AT: Final = 8
 _SCRATCH: Final = 64
-_CHUNK_MAP: Final = 1024
-_CHUNKS: Final = 1024
-_SLOT: Final = 64
+_CHUNK_MAP: Final = 4096
+_CHUNKS: Final = 8192
+_SLOT: Final = 128
+_CHECKSUM_AT: Final = 4
 _BODY_AT: Final = 8
 _BODY: Final = struct.Struct("<BxHIQQQQII")
-_BODY_END: Final = _BODY_AT + _BODY.size
-_SLOT_END: Final = _BODY_END + 4
+_INLINE_AT: Final = _BODY_AT + _BODY.size
+_INLINE: Final = _SLOT - _INLINE_AT
 _CHECKSUM: Final = struct.Struct("<I")
-_CHUNK_SLOTS: Final = 1024
+_CHUNK_SLOTS: Final = 128
 _CHUNK_BYTES: Final = _CHUNK_SLOTS * _SLOT
-_DIRECTORY: Final = _PAGE
+_DIRECTORY: Final = 4 * _PAGE
 _ARENA: Final = _DIRECTORY + _CHUNKS * _CHUNK_BYTES
 _ARENA_SLACK: Final = 128 << 20
 _IDLE_CHUNK: Final = (bytes([_IDLE]) + bytes(_SLOT - 1)) * _CHUNK_SLOTS
@@ -86,7 +88,7 @@ _MOST_BUFFERS: Final = 0xFFFF
 
 _SMALL: Final = 2048  # Blocks up to here come in steps of a slot's size, and by the page.
 _LARGE: Final = 1 << 16  # Plain bytes from here on skip the copy into a pickle.
-_AHEAD_LEAST: Final = 1 << 16
+_AHEAD_LEAST: Final = 1 << 14
 _AHEAD_MOST: Final = 4 << 20
 _PIECE: Final = 1 << 20
 _MOST_GAPS: Final = 100
@@ -107,7 +109,7 @@ _DILL: Final = int(Kind.DILL)
 _BUFFER: Final = int(Kind.BUFFER)
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 
-# slot, room, block, bytes no longer counted when it goes, kind, number of buffers, start and end of the value.
+# slot, room (0 if no block is given back when it goes), block, bytes no longer counted then, kind, number of buffers, start and end of the value.
 # A plain tuple, because making one takes no call.
 _Held = tuple[int, int, int, int, int, int, int, int]
 _Extents = tuple[tuple[int, int], ...]
@@ -117,6 +119,10 @@ _NOTHING: Final[_Held] = (_SCRATCH, 0, 0, 0, 0, 0, 0, 0)
 # The end of the chain of retired values is its own successor, so that taking from the empty chain is harmless.
 _END: Final[list[Any]] = [_NOTHING]
 _END.append(_END)
+
+# What pickle takes in one step: no buffers, no code of the test's.
+_PLAIN: Final = frozenset({int, float, complex, bool, str, type(None)})
+_BYTES: Final = (bytes, bytearray)
 
 _dumps = pickle.dumps
 _crc32 = zlib.crc32
@@ -183,9 +189,6 @@ class _Entry:
         self.listed = False
 
 
-_SPECIAL: Final = frozenset({bytes, bytearray, _Blank})
-
-
 class Journal(MutableMapping[Hashable, Any]):
     """A mapping in shared memory; each assignment is a snapshot that outlives this process' death.
 
@@ -222,6 +225,18 @@ class Journal(MutableMapping[Hashable, Any]):
         self._mark: _Mark = _UNMARKED
         self._map: mmap.mmap | None = None
         self._entries: dict[Hashable, _Entry] = {}
+        self._lock: threading.RLock  # Set, as all that follows, by the first write.
+        self._births: Iterator[int]
+        self._sequence: int
+        self._live: int
+        self._slots: list[int]
+        self._chunks: list[int]
+        self._bins: dict[int, list[int]]
+        self._arena: tuple[int, _Extents]
+        self._end: int
+        self._backed: int
+        self._leftover: int
+        self._retired: Any
 
     @classmethod
     def create(cls, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Journal:
@@ -278,30 +293,24 @@ class Journal(MutableMapping[Hashable, Any]):
             self._open()
         entry = self._entries.get(key) or self._new_entry(key)
         kind = _PICKLE
-        buffers: list[Any] = []
-        blank = 0
-        if type(value) in _SPECIAL:
-            value, kind, blank = _special(value)
-        try:
-            data = _dumps(value, 5, buffer_callback=buffers.append)
-            if buffers:
-                data, buffers = _flattened(value, data, buffers)
-        except MemoryError:
-            raise
-        except Exception:
-            kind, data, buffers = _DILL, _dill_dumps(key, value), []
+        count = blank = 0
+        buffers: list[Any] | None = None
+        if type(value) in _PLAIN:
+            data = _dumps(value, 5)
+        else:
+            kind, data, buffers, blank = _encoded(key, value)
 
-        # What follows is one function, and not several, because every call would cost a tenth of an assignment.
+        # What follows is one function, and not several, because every call would cost a twentieth of an assignment.
         name = entry.key
         head = len(name)
         length = len(data)
-        if buffers:
+        if buffers is not None:
+            count = len(buffers)
             length += sum(map(len, buffers))
-        elif blank:
-            head, length = (head + 63) & -64, blank
+            if blank:
+                head, length = (head + 63) & -64, blank
         size = head + length
-        room = (size + 63) & -64 if size <= _SMALL else _room(size)
-        counted = block = slot = 0
+        counted = room = block = slot = 0
         done = False
         with self._lock:
             try:
@@ -310,28 +319,35 @@ class Journal(MutableMapping[Hashable, Any]):
                 if shared is None or self._live - entry.held[3] > self._limit:
                     self._refuse(key, size)
                 try:
-                    block = self._bins[room].pop()
-                except LookupError:
-                    block = self._take(key, room)
-                if size <= _SMALL and not blank:
-                    shared[block : block + size] = name + data
-                    checksum = _crc32(data)
-                else:
-                    checksum = _fill(shared, block, name, head, data, buffers, blank)
-                try:
                     slot = self._slots.pop()
                 except IndexError:
                     slot = self._take_slot(key)
+                if size <= _INLINE and not blank:
+                    start = slot + _INLINE_AT
+                    inline = name + data
+                    checksum = 0
+                else:
+                    room = _room(size)
+                    try:
+                        block = self._bins[room].pop()
+                    except LookupError:
+                        block = self._take(key, room)
+                    start = block
+                    inline = b""
+                    checksum = _fill(shared, block, name, head, data, buffers, blank)
                 if entry.held is _NOTHING:
                     entry = self._listed(key, entry)
                 sequence = self._sequence = self._sequence + 1
                 body = _pack_body(
-                    kind, len(buffers), len(name), sequence, entry.birth, block, length, entry.checksum, checksum
+                    kind, count, len(name), sequence, entry.birth, start, length, entry.checksum, checksum
                 )
-                shared[slot + _BODY_AT : slot + _SLOT_END] = body + _pack_checksum(_crc32(body, slot))
-                new = (slot, room, block, 0 if blank else size, kind, len(buffers), block + head, block + size)
-                if blank and entry.held is not _NOTHING:
-                    raise _TakenError
+                body += inline
+                shared[slot + _CHECKSUM_AT : slot + _BODY_AT + len(body)] = _pack_checksum(_crc32(body, slot)) + body
+                new = (slot, room, block, size, kind, count, start + head, start + size)
+                if blank:
+                    new = (slot, 0, 0, 0, kind, count, start + head, start + size)
+                    if entry.held is not _NOTHING:
+                        raise _TakenError
                 shared[slot] = _LIVE
                 entry.held, self._retired, done = new, (entry.held, self._retired), True
             except BaseException:
@@ -340,10 +356,14 @@ class Journal(MutableMapping[Hashable, Any]):
                 raise
             # As _retire() does.
             while self._retired is not _END:
-                (gone, self._retired), self._live, shared[gone[0]] = self._retired, self._live - self._retired[0][3], _IDLE
+                (gone, self._retired), self._live, shared[gone[0]] = (
+                    self._retired,
+                    self._live - self._retired[0][3],
+                    _IDLE,
+                )
                 if gone is not _NOTHING:
                     self._slots.append(gone[0])
-                    if gone[3]:
+                    if gone[1]:
                         self._bins[gone[1]].append(gone[2])
             if not entry.listed:
                 self._readmit(key, entry)
@@ -391,7 +411,7 @@ class Journal(MutableMapping[Hashable, Any]):
     def __contains__(self, key: object) -> bool:
         if not self._mark[0]:
             return key in self._foreign()
-        entry = self._entries.get(key)  # type: ignore[call-overload]  # A dict takes any object here.
+        entry = self._entries.get(key)
         return entry is not None and entry.held is not _NOTHING
 
     def __repr__(self) -> str:
@@ -450,7 +470,7 @@ class Journal(MutableMapping[Hashable, Any]):
                 slot = self._take_slot(key)
             sequence = self._sequence = self._sequence + 1
             body = _pack_body(_TOMBSTONE, 0, 0, sequence, entry.birth, 0, 0, 0, 0)
-            shared[slot + _BODY_AT : slot + _SLOT_END] = body + _pack_checksum(_crc32(body, slot))
+            shared[slot + _CHECKSUM_AT : slot + _INLINE_AT] = _pack_checksum(_crc32(body, slot)) + body
             stone = (slot, 0, 0, 0, _TOMBSTONE, 0, 0, 0)
             shared[slot] = _LIVE
             entry.held, self._retired, done = _NOTHING, (entry.held, (stone, self._retired)), True
@@ -467,7 +487,7 @@ class Journal(MutableMapping[Hashable, Any]):
             (gone, self._retired), self._live, shared[gone[0]] = self._retired, self._live - self._retired[0][3], _IDLE
             if gone is not _NOTHING:
                 self._slots.append(gone[0])
-                if gone[3]:
+                if gone[1]:
                     self._bins[gone[1]].append(gone[2])
 
     def _undo(self, slot: int, room: int, block: int, counted: int) -> None:
@@ -531,16 +551,16 @@ class Journal(MutableMapping[Hashable, Any]):
         self._births = itertools.count(1)
         self._sequence = 0
         self._live = 0
-        self._slots: list[int] = []
+        self._slots = []
         self._chunks = list(range(_CHUNKS - 1, -1, -1))
-        self._bins: dict[int, list[int]] = {room: [] for room in range(64, _SMALL + 1, 64)}
-        self._arena: tuple[int, _Extents] = (_ARENA, ())
+        self._bins = {room: [] for room in range(64, _SMALL + 1, 64)}
+        self._arena = (_ARENA, ())
         self._end = _file_bytes(self._limit)
         self._backed = _ARENA
         self._leftover = 0
-        self._retired: Any = _END
+        self._retired = _END
         self._map = shared = self._map_file()
-        self._back("", 0, _PAGE)
+        self._back("", 0, _DIRECTORY)
         version = _HEADER.pack(_MAGIC, _VERSION, 0)[:-4]
         shared[_HEADER_AT : _HEADER_AT + _HEADER.size] = version + _pack_checksum(_crc32(version))
         shared[0] = _LIVE
@@ -690,11 +710,21 @@ def _shown(key: object) -> str:
         return f"<{type(key).__name__}>"
 
 
-def _special(value: Any) -> tuple[Any, int, int]:
-    """What to pickle for it, as which kind, and the size of a buffer."""
+def _encoded(key: Hashable, value: Any) -> tuple[int, bytes, list[Any], int]:
+    """How a value is kept: kind, pickle, out-of-band buffers, and the size if it is to be a buffer."""
     if type(value) is _Blank:
-        return None, _BUFFER, value.size
-    return (pickle.PickleBuffer(value) if len(value) >= _LARGE else value), _PICKLE, 0
+        return _BUFFER, b"", [], value.size
+    buffers: list[Any] = []
+    try:
+        subject = pickle.PickleBuffer(value) if type(value) in _BYTES and len(value) >= _LARGE else value
+        data = _dumps(subject, 5, buffer_callback=buffers.append)
+        if buffers:
+            data, buffers = _flattened(value, data, buffers)
+    except MemoryError:
+        raise
+    except Exception:  # Any code of the test's may have run.
+        return _DILL, _dill_dumps(key, value), [], 0
+    return _PICKLE, data, buffers, 0
 
 
 def _flattened(value: Any, data: bytes, buffers: list[Any]) -> tuple[bytes, list[Any]]:
@@ -723,8 +753,13 @@ def _dill_dumps(key: Hashable, value: Any) -> bytes:
         ) from error
 
 
-def _fill(shared: mmap.mmap, block: int, name: bytes, head: int, data: bytes, buffers: list[Any], blank: int) -> int:
-    """Write a large record into its block; the checksum is of what stands there, since a thread may change a source."""
+def _fill(
+    shared: mmap.mmap, block: int, name: bytes, head: int, data: bytes, buffers: list[Any] | None, blank: int
+) -> int:
+    """Write a record into its block; the checksum is of what stands there, since a thread may change a source."""
+    if not buffers and not blank and len(data) <= _SMALL:
+        shared[block : block + head + len(data)] = name + data
+        return _crc32(data)
     shared[block : block + len(name)] = name
     start = position = block + head
     if blank:
@@ -732,11 +767,11 @@ def _fill(shared: mmap.mmap, block: int, name: bytes, head: int, data: bytes, bu
             end = min(offset + _PIECE, start + blank)
             shared[offset:end] = bytes(end - offset)
         return 0
-    for part in (data, *buffers):
+    for part in (data, *(buffers or ())):
         with memoryview(part) as view:
             for offset in range(0, len(view), _PIECE):
                 piece = view[offset : offset + _PIECE]
-                shared[position : position + len(piece)] = piece  # type: ignore[assignment]  # Any buffer will do.
+                shared[position : position + len(piece)] = piece
                 position += len(piece)
     with memoryview(shared) as whole, whole[start:position] as written:
         return _crc32(written)
@@ -776,7 +811,9 @@ def _file_bytes(limit_bytes: int) -> int:
 
 
 def _room(size: int) -> int:
-    """The size of a large block: eight steps per doubling, so that a freed one is soon fit for another."""
+    """The size of a block: beyond the small ones eight steps per doubling, so that a freed one soon fits another."""
+    if size <= _SMALL:
+        return (size + 63) & -64
     step = 1 << (size.bit_length() - 4)
     return (size + step - 1) & -step
 
@@ -927,7 +964,7 @@ def _header_tells(fd: int, size: int, gaps: list[str]) -> bool:
 
 def _live_slots(fd: int, size: int, gaps: list[str]) -> list[_Slot]:
     """All committed slots; damaged ones are counted and named as one gap."""
-    ready = os.pread(fd, _CHUNKS, _CHUNK_MAP)
+    ready = os.pread(fd, _CHUNKS, _CHUNK_MAP).ljust(_CHUNKS, b"\0")
     if ready.strip(bytes([0, _LIVE])) or ready.find(0) not in (-1, len(ready.rstrip(b"\0"))):
         gaps.append("the journal's header is damaged: which part of the directory is in use is not certain")
     slots: list[_Slot] = []
@@ -962,10 +999,15 @@ def _parsed(raw: bytes, number: int, size: int) -> _Slot | None:
     """The slot's body, or None if its checksum or any of its numbers cannot be right."""
     if len(raw) < _SLOT:
         return None
-    body = raw[_BODY_AT:_BODY_END]
-    if _CHECKSUM.unpack_from(raw, _BODY_END)[0] != _crc32(body, _DIRECTORY + number * _SLOT):
+    own = _DIRECTORY + number * _SLOT
+    kind, buffers, key_bytes, sequence, birth, block, length, key_checksum, checksum = _BODY.unpack_from(raw, _BODY_AT)
+    inline = block == own + _INLINE_AT
+    used = _INLINE_AT + (key_bytes + length if inline else 0)
+    if used > _SLOT or _CHECKSUM.unpack_from(raw, _CHECKSUM_AT)[0] != _crc32(raw[_BODY_AT:used], own):
         return None
-    kind, buffers, key_bytes, sequence, birth, block, length, key_checksum, checksum = _BODY.unpack(body)
+    if inline:
+        start = _INLINE_AT + key_bytes
+        key_checksum, checksum = _crc32(raw[_INLINE_AT:start]), _crc32(raw[start:used])
     if kind not in _KINDS:
         return None
     slot = _Slot(
@@ -982,7 +1024,7 @@ def _parsed(raw: bytes, number: int, size: int) -> _Slot | None:
     )
     if slot.kind is Kind.TOMBSTONE:
         return slot
-    inside = block >= _ARENA and slot.offset + length <= size
+    inside = (inline or block >= _ARENA) and slot.offset + length <= size
     return slot if inside and key_bytes <= MAX_KEY_BYTES and 8 * buffers <= length else None
 
 

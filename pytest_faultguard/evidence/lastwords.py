@@ -66,10 +66,7 @@ def _rule(clue: str, pattern: str, tell: Callable[[re.Match[str]], str] = _whole
     return _Rule(clue=clue, pattern=re.compile(pattern, re.MULTILINE), tell=tell, weak=weak)
 
 
-_HEAP_COMPLAINT = (
-    r"(?:invalid|corrupted|unaligned|unsorted|mismatching|too many|memory corruption|double free|smallbin|largebin"
-    r"|chunk_main_arena|freed|top chunk)\b.*$"
-)
+_HEAP_COMPLAINT = r"(?:invalid|corrupted|unaligned|unsorted|mismatching|too many|memory corruption|double free|smallbin|largebin)\b.*$"
 #: faulthandler's headlines: they name the signal, which the crash does already.
 _MERE_SIGNAL = r"(?:Segmentation fault|Aborted|Bus error|Illegal instruction|Floating[ -]point exception)\s*$"
 
@@ -78,7 +75,6 @@ _RULES: tuple[_Rule, ...] = (
     *(
         _rule(f"{function}(): ", rf"{function}\(\): {_HEAP_COMPLAINT}")
         for function in (
-            "calloc",
             "free",
             "malloc",
             "malloc_check_get_size",
@@ -86,7 +82,6 @@ _RULES: tuple[_Rule, ...] = (
             "mremap_chunk",
             "munmap_chunk",
             "realloc",
-            "sysmalloc",
             "tcache_thread_shutdown",
         )
     ),
@@ -101,7 +96,6 @@ _RULES: tuple[_Rule, ...] = (
     # Other allocators.
     _rule(" malloc: *** error for object ", r"\S+ malloc: (\*\*\* error for object .+)", _first_group),
     _rule("Attempt to free invalid pointer", r"\S+:\d+\] (Attempt to free invalid pointer .*)", _first_group),
-    _rule("<jemalloc>: ", r"<jemalloc>: .+"),
     # assert() of glibc and libstdc++ (file:line: function: Assertion `x' failed.), of musl, of macOS.
     _rule("Assertion ", r"(.*?:\d+:) (.*)(Assertion [`'].*['`] failed[.!]?)$", _assertion),
     _rule("Inconsistency detected by ld.so: ", r"Inconsistency detected by ld\.so: .+"),

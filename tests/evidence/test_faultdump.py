@@ -377,7 +377,7 @@ def test_a_huge_text_takes_linear_time() -> None:
     for text in texts:
         begin = time.process_time()
         faultdump.find(text)
-        assert time.process_time() - begin < 10
+        assert time.process_time() - begin < 5
 
 
 TOKENS = st.sampled_from([

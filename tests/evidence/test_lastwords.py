@@ -29,7 +29,13 @@ DATA = Path(__file__).parent.parent / "data" / "lastwords"
         "malloc(): unaligned tcache chunk detected",
         "malloc(): mismatching next->prev_size (unsorted)",
         "malloc(): smallbin double linked list corrupted",
+        "malloc(): largebin double linked list corrupted (nextsize)",
+        "malloc_check_get_size(): memory corruption",
         "malloc_consolidate(): invalid chunk size",
+        "free(): too many chunks detected in tcache",
+        "free(): corrupted unsorted chunks",
+        "break adjusted to free malloc space",
+        "deleted virtual method called",
         "realloc(): invalid next size",
         "munmap_chunk(): invalid pointer",
         "mremap_chunk(): invalid pointer",
@@ -140,8 +146,10 @@ def test_a_message_of_one_line_is_told_as_it_is(line: str) -> None:
             "MemorySanitizer: use-of-uninitialized-value",
         ),
         (
-            "AddressSanitizer:DEADLYSIGNAL\n=====\n==7==ERROR: AddressSanitizer: SEGV on unknown address 0x000000000000\n"
-            "SUMMARY: AddressSanitizer: SEGV x.c:1 in main\n==7==ABORTING\n",
+            (
+                "AddressSanitizer:DEADLYSIGNAL\n=====\n==7==ERROR: AddressSanitizer: SEGV on unknown address 0x000000000000\n"
+                "SUMMARY: AddressSanitizer: SEGV x.c:1 in main\n==7==ABORTING\n"
+            ),
             "AddressSanitizer: SEGV on unknown address 0x000000000000",
         ),
         (
@@ -153,10 +161,14 @@ def test_a_message_of_one_line_is_told_as_it_is(line: str) -> None:
             "Fatal error in ../src/api.cc, line 12: Debug check failed: x > 0.",
         ),
         (
-            'qt.qpa.plugin: Could not load the Qt platform plugin "xcb" in "".\nThis application failed to start because'
-            " no Qt platform plugin could be initialized. Reinstalling the application may fix this problem.\n",
-            "This application failed to start because no Qt platform plugin could be initialized."
-            " Reinstalling the application may fix this problem.",
+            (
+                'qt.qpa.plugin: Could not load the Qt platform plugin "xcb" in "".\nThis application failed to start because'
+                " no Qt platform plugin could be initialized. Reinstalling the application may fix this problem.\n"
+            ),
+            (
+                "This application failed to start because no Qt platform plugin could be initialized."
+                " Reinstalling the application may fix this problem."
+            ),
         ),
     ],
 )
@@ -170,17 +182,21 @@ def test_a_message_is_put_on_one_line(text: str, told: str) -> None:
     [
         (
             "asan-heap-overflow",
-            "AddressSanitizer: heap-buffer-overflow on address 0x602000000018 at pc 0x555eee87d1cb"
-            " bp 0x7ffed61ccf70 sp 0x7ffed61ccf68",
+            (
+                "AddressSanitizer: heap-buffer-overflow on address 0x602000000018 at pc 0x555eee87d1cb"
+                " bp 0x7ffed61ccf70 sp 0x7ffed61ccf68"
+            ),
         ),
         ("glog", "table.cc:412] Check failed: row < rows_ (7 vs. 5)"),
         ("go-fatal", "fatal error: stack overflow"),
         ("go-panic", "panic: runtime error: index out of range [5] with length 3"),
         (
             "libstdcxx-assert",
-            "/usr/include/c++/12/bits/stl_vector.h:1123: std::vector<_Tp, _Alloc>::reference std::vector<_Tp, _Alloc>"
-            "::operator[](size_type) [with _Tp = int; _Alloc = std::allocator<int>; reference = int&; size_type"
-            " = long unsigned int]: Assertion '__n < this->size()' failed.",
+            (
+                "/usr/include/c++/12/bits/stl_vector.h:1123: std::vector<_Tp, _Alloc>::reference std::vector<_Tp, _Alloc>"
+                "::operator[](size_type) [with _Tp = int; _Alloc = std::allocator<int>; reference = int&; size_type"
+                " = long unsigned int]: Assertion '__n < this->size()' failed."
+            ),
         ),
         ("pure-virtual", "pure virtual method called"),
         (
@@ -190,8 +206,10 @@ def test_a_message_is_put_on_one_line(text: str, told: str) -> None:
         ("rust-cannot-unwind", "thread 'main' panicked at drop.rs:2:21: boom"),
         (
             "torch-cuda",
-            "terminate called after throwing an instance of 'c10::Error': what(): CUDA error: device-side assert"
-            " triggered",
+            (
+                "terminate called after throwing an instance of 'c10::Error': what(): CUDA error: device-side assert"
+                " triggered"
+            ),
         ),
     ],
 )
@@ -344,8 +362,10 @@ PROGRAMS = {
         "terminate called after throwing an instance of 'std::runtime_error': what(): bad index",
     ),
     "virtual.cc": (
-        "struct A { A() { g(); } void g() { f(); } virtual void f() = 0; };\n"
-        "struct B : A { void f() override {} };\nint main() { B b; }\n",
+        (
+            "struct A { A() { g(); } void g() { f(); } virtual void f() = 0; };\n"
+            "struct B : A { void f() override {} };\nint main() { B b; }\n"
+        ),
         [],
         "pure virtual method called",
     ),

@@ -1,0 +1,175 @@
+"""The channel: messages arrive whole, in order, or not at all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_faultguard.crash import Frame
+from pytest_faultguard.process import channel
+from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Receiver
+from pytest_faultguard.process.channel import Report
+from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.channel import Stopped
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    yield reading, writing
+    for fd in (reading, writing):
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+
+
+def through(data: dict[str, Any]) -> dict[str, Any]:
+    (message,) = arrived(channel._encode(Report(data=data)))
+    assert isinstance(message, Report)
+    return message.data
+
+
+def arrived(raw: bytes) -> list[Message]:
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(reading, False)
+        os.write(writing, raw)  # Less than a pipe holds.
+        os.close(writing)
+        return list(Receiver(reading).receive())
+    finally:
+        os.close(reading)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), values, max_size=5))
+def test_what_a_report_holds_comes_out_equal(data: dict[str, Any]) -> None:
+    """Tuples, bytes, odd keys, lone surrogates and the mark itself included."""
+    assert through(data) == data
+    assert through({"\0": data, "plain": (1, [2, ({"\0": "tuple"},)])}) == {
+        "\0": data,
+        "plain": (1, [2, ({"\0": "tuple"},)]),
+    }
+
+
+def test_what_has_no_form_on_the_wire_keeps_its_text() -> None:
+    """A property may hold any object: junitxml would have used its text."""
+
+    class Odd:
+        def __str__(self) -> str:
+            return "odd"
+
+    class Word(str):
+        __slots__ = ()
+
+    assert through({"a": Odd(), "b": Word("w"), "c": 1 + 2j}) == {"a": "odd", "b": "w", "c": "(1+2j)"}
+
+
+def test_frames_travel_as_frames() -> None:
+    """Where an interrupt met the test is told with its frames."""
+    frame = Frame(function="f", file="x.py", line=None)
+    message = Stopped(reason=None, returncode=None, frames=(frame,))
+
+    assert arrived(channel._encode(message)) == [message]
+
+
+def test_a_message_that_was_cut_is_none() -> None:
+    """Cut at every byte, a frame gives nothing, and what came before it is there."""
+    first, second = channel._encode(Broken(text="one")), channel._encode(Broken(text="two"))
+
+    for length in range(len(second)):
+        assert arrived(first + second[:length]) == [Broken(text="one")]
+
+
+@pytest.mark.parametrize("position", [0, 3, 4, 7, 8, 20])
+def test_a_damaged_message_is_named(position: int) -> None:
+    """Nothing that a broken child wrote is believed."""
+    raw = bytearray(channel._encode(Broken(text="one" * 10)) + channel._encode(Broken(text="two" * 30)))
+    raw[position] ^= 0x81
+
+    try:
+        messages = arrived(bytes(raw))
+    except ChannelError:
+        return
+    assert messages == []
+
+
+def test_a_closed_or_replaced_descriptor_is_noticed(pipe: tuple[int, int]) -> None:
+    """A test that closes all descriptors and opens its own finds nothing of ours in its file."""
+    reading, writing = pipe
+    sender = Sender(writing)
+    os.close(writing)
+    with pytest.raises(ChannelError, match="closed by the test"):
+        sender.send(Broken(text=""))
+    other = os.memfd_create("other")
+    os.dup2(other, writing)
+    try:
+        with pytest.raises(ChannelError, match="closed by the test"):
+            sender.send(Broken(text=""))
+        assert os.fstat(other).st_size == 0
+    finally:
+        os.close(other)
+    assert list(Receiver(reading).receive()) == []
+
+
+def test_many_threads_and_a_signal_handler_send_whole_messages(pipe: tuple[int, int]) -> None:
+    """Messages of 100 KB, larger than the pipe, do not mix."""
+    reading, writing = pipe
+    sender, receiver = Sender(writing), Receiver(reading)
+    got: list[Message] = []
+    texts = [chr(97 + number) * 100_000 for number in range(4)]
+
+    def send(text: str) -> None:
+        for _ in range(5):
+            sender.send(Broken(text=text))
+
+    former = signal.signal(signal.SIGALRM, lambda *_: sender.send(Broken(text="alarm")))
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+
+    def read() -> None:
+        while sum(message != Broken(text="alarm") for message in got) < len(texts) * 5:
+            got.extend(receiver.receive())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    senders = [threading.Thread(target=send, args=(text,)) for text in texts[1:]]
+    try:
+        for thread in senders:
+            thread.start()
+        send(texts[0])
+        for thread in senders:
+            thread.join()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        reader.join()
+
+    counts = {text: sum(message == Broken(text=text) for message in got) for text in texts}
+    assert counts == dict.fromkeys(texts, 5)
+    assert all(message == Broken(text="alarm") for message in got if message not in [_broken(text) for text in texts])
+
+
+def _broken(text: str) -> Broken:
+    return Broken(text=text)
