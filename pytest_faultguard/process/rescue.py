@@ -11,6 +11,7 @@ import os
 import reprlib
 import selectors
 import signal
+import sys
 import time
 from typing import Any
 
@@ -119,9 +120,11 @@ def _listen(pid: int, pidfd: int, reading: int, signals: Signals, until: Seconds
 
 def _teller(records: tuple[journal.Record, ...], start: int, writing: int) -> None:
     faulthandler.disable()  # This crash is not one that anybody should read about.
+    # Nor are its words: neither those of C code nor those that Python would put into a capture file.
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    sys.stdout = sys.stderr = os.fdopen(null, "w")
     sender = Sender(writing)
     for index, record in enumerate(records[start:], start):
         key = text_of(_load(record.load_key))
@@ -153,7 +156,7 @@ def text_of(value: object) -> str:
         text = _repr.repr(value)
         shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     except Exception as error:  # noqa: BLE001 - the test's own code.
-        return f"<[{type(error).__name__} raised in repr()] {type(value).__name__} object>"
+        return _unshowable(value, error)
     if isinstance(shape, tuple) and dtype is not None and type(value).__module__ != "builtins":
         text = f"<{type(value).__name__} shape={shape} dtype={dtype}> {text}"
     return _cut(" ".join(text.split()) if "\n" in text else text)
@@ -166,5 +169,19 @@ def _cut(text: str) -> str:
     return f"{text[:half]}...{text[-half:]}"
 
 
-_repr = reprlib.Repr()
+def _unshowable(value: object, error: Exception) -> str:
+    return f"<[{type(error).__name__} raised in repr()] {type(value).__name__} object>"
+
+
+class _Repr(reprlib.Repr):
+    """Says what a ``repr`` raised, where the standard library's shows an address."""
+
+    def repr_instance(self, value: object, level: int) -> str:  # noqa: ARG002 - of the base class.
+        try:
+            return _cut(repr(value))
+        except Exception as error:  # noqa: BLE001 - the test's own code.
+            return _unshowable(value, error)
+
+
+_repr = _Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = MAX_CHARACTERS
