@@ -57,6 +57,7 @@ class _FrameWanted(Exception):  # noqa: N818 - never seen by anybody.
 def _frame(frame: Frame) -> types.FrameType:
     """A frame that says it is at this line of this function; nothing of the user's runs in it."""
     line = max(frame.line or 1, 1)
+    file = frame.file.replace("\0", "?") or "?"
     first = _definition(frame) or line
     # An end on another line, so that nobody draws arrows below columns that we do not know.
     inner: Any = {"lineno": line, "col_offset": 0, "end_lineno": line + 1, "end_col_offset": 0}
@@ -65,7 +66,7 @@ def _frame(frame: Frame) -> types.FrameType:
     arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
     function: Any = ast.FunctionDef(name="f", args=arguments, body=[wanted], decorator_list=[], **outer)
     function.type_params = []
-    module = compile(ast.Module(body=[function], type_ignores=[]), frame.file or "?", "exec")
+    module = compile(ast.Module(body=[function], type_ignores=[]), file, "exec")
     code = next(one for one in module.co_consts if isinstance(one, types.CodeType))
     name = frame.function or "?"
     try:
@@ -106,9 +107,8 @@ def _starts_at(node: _Function) -> int:
 
 def _functions(file: str) -> Iterator[_Function]:
     """The functions that a source file defines, outer ones first."""
-    source = "".join(linecache.getlines(file))
     try:
-        tree = ast.parse(source)
+        tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return
     for node in ast.walk(tree):
