@@ -132,7 +132,7 @@ class Crash:
     @property
     def cause(self) -> str:
         """The ending in words, on one line: what happened, in which phase, after how long, and why."""
-        where = "at exit, after the last report" if self.phase == "exit" else f"in {self.phase}"
+        where = "at exit" if self.phase == "exit" else f"in {self.phase}"
         match self.ending:
             case Signaled(signal=number, core_dumped=core_dumped):
                 core = ", core dumped" if core_dumped else ""

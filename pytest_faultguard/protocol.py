@@ -50,6 +50,7 @@ from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Phase
+from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
@@ -274,7 +275,7 @@ class _GuardedItem:
         if not dump and self.broken:
             dump = self.broken
         return Crash(
-            label=self.item.nodeid,
+            label=str(self.item.nodeid),
             phase=self._phase(),
             ending=ending,
             duration=max(0.0, remains.ended_at - self.phase_started_at),
@@ -290,8 +291,8 @@ class _GuardedItem:
         ending = remains.ending
         if self.broken:
             return Lost(reason=f"pytest itself failed in the child: {self.broken.strip().splitlines()[-1]}")
-        timeout = float(self.item.config.getini("faulthandler_timeout") or 0)
         if isinstance(ending, Exited) and any(one.text.startswith("Timeout (") for one in self.snapshots):
+            timeout = _faulthandler_timeout(self.item.config)
             return Overdue(timeout=timeout, stopped_by="faulthandler_exit_on_timeout")
         return ending
 
@@ -321,8 +322,7 @@ class _GuardedItem:
         error = error_for(crash).with_traceback(reporting.blame(item, crash))
         call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = [] if self.last is None else [*self.last.sections]
-        for key, text in self.captured.items():
-            sections.append((f"Captured {key} {when}", reporting.clean(text)))
+        sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
         item.stash[_crash_key] = crash, sections, [] if self.last is None else self.last.user_properties
         item.stash[xfailed_key] = self._xfail(crash)
         try:
@@ -376,8 +376,9 @@ class _GuardedItem:
 
 def _prepare(config: pytest.Config) -> None:
     """What must be so in this process before it forks."""
-    # Armed around the protocol, here, by pytest: it must act in the child, and here it would end the session.
-    faulthandler.cancel_dump_traceback_later()
+    if _faulthandler_timeout(config) > 0:
+        # Armed around the protocol, here, by pytest: it must act in the child, and here it would end the session.
+        faulthandler.cancel_dump_traceback_later()
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is not None:
         factory.getbasetemp()
@@ -487,10 +488,14 @@ def _no_debugger() -> NoReturn:
     pytest.fail("a guarded test has no terminal for a debugger: run it with --no-faultguard")
 
 
-def _arm_faulthandler_timeout(config: pytest.Config, stacks_fd: int) -> None:
+def _faulthandler_timeout(config: pytest.Config) -> Seconds:
     if not config.pluginmanager.hasplugin("faulthandler"):
-        return
-    timeout = float(config.getini("faulthandler_timeout") or 0)
+        return 0.0
+    return float(config.getini("faulthandler_timeout") or 0)
+
+
+def _arm_faulthandler_timeout(config: pytest.Config, stacks_fd: int) -> None:
+    timeout = _faulthandler_timeout(config)
     if timeout > 0:
         try:
             leave = bool(config.getini("faulthandler_exit_on_timeout"))

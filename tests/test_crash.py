@@ -55,7 +55,7 @@ ENDINGS: list[tuple[Ending, Phase, str, str, str]] = [
         Lost(reason="a message was damaged"),
         "exit",
         "",
-        "lost at exit, after the last report after 0.12 s: a message was damaged",
+        "lost at exit after 0.12 s: a message was damaged",
         "lost",
     ),
 ]

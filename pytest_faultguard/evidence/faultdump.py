@@ -369,6 +369,8 @@ _PLUMBING_FILE = re.compile(
     r"|[/\\](?:bin|Scripts)[/\\](?:pytest|py\.test)(?:\.exe[/\\]__main__\.py|-script\.py)?\Z"
     r"|(?:\A|[/\\])runpy\.py\Z|\A<frozen runpy>\Z"
 )
+#: What execnet calls the code that it brings to the other side; outside of pytest's frames nothing else is of interest.
+_EXECNET_FILES = frozenset({"<string>", "<socket server>"})
 #: What a test runner of Python itself puts between pytest and the test.
 _RUNNER_FILE = re.compile(r"[/\\](?:unittest[/\\](?:case|async_case|suite|mock)|doctest)\.py\Z")
 
@@ -450,12 +452,13 @@ def render(stacks: Sequence[ThreadStack], plumbing: Callable[[Frame], bool] = is
 
 def _hide(stack: ThreadStack, plumbing: Callable[[Frame], bool]) -> list[Frame | Hidden]:
     hidden = [plumbing(frame) for frame in stack.frames]
-    # xdist starts its interpreters by ``python -c``, which is no file of execnet's.
+    # execnet starts its interpreters by ``python -c`` and ``exec``, which are no files of its own.
     outermost = len(hidden)
-    while outermost and stack.frames[outermost - 1].file == "<string>":
+    while outermost and (hidden[outermost - 1] or stack.frames[outermost - 1].file in _EXECNET_FILES):
         outermost -= 1
-    if outermost and hidden[outermost - 1]:
-        hidden[outermost:] = [True] * (len(hidden) - outermost)
+    if True in hidden[outermost:]:
+        first = hidden.index(True, outermost)
+        hidden[first:] = [True] * (len(hidden) - first)
     pieces: list[Frame | Hidden] = []
     run = 0
     for frame, is_hidden in zip(stack.frames, hidden, strict=True):

@@ -9,9 +9,9 @@ sparse memfd whose geometry is fixed by the version, so that the reading side ne
     16384   directory: 2**20 slots of 128 bytes
     ...     arena: blocks
 
-A slot is a state byte and, from byte 4, a checksum of what follows and a body: kind, number of out-of-band buffers,
+A slot is a state byte and, from byte 4, the Adler-32 of what follows and a body: kind, number of out-of-band buffers,
 length of the key, sequence, birth (which key this is, in order of first assignment), offset, length of the value,
-checksums of key and value. At the offset lie the key's pickle and (for a ``buffer()`` from the next multiple of 64)
+CRC-32 of key and value. At the offset lie the key's pickle and (for a ``buffer()`` from the next multiple of 64)
 the value: a table of buffer lengths, the pickle, the buffers. A short record lies in the rest of its slot, under the
 slot's checksum; others lie in a block of the arena.
 
@@ -36,6 +36,7 @@ from __future__ import annotations
 import enum
 import fcntl
 import itertools
+import marshal
 import mmap
 import os
 import pickle
@@ -96,18 +97,20 @@ _MADV_WIPEONFORK: Final = 18
 
 
 class Kind(enum.IntEnum):
-    """What a record's value is: a pickle, a dill pickle, live memory, or the mark of a deletion."""
+    """What a record's value is: a pickle, dill's, live memory, the mark of a deletion, or a number or string."""
 
     PICKLE = 1
     DILL = 2
     BUFFER = 3
     TOMBSTONE = 4
+    PLAIN = 5
 
 
 _PICKLE: Final = int(Kind.PICKLE)
 _DILL: Final = int(Kind.DILL)
 _BUFFER: Final = int(Kind.BUFFER)
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
+_PLAIN: Final = int(Kind.PLAIN)
 
 # slot, room (0 if no block is given back when it goes), block, bytes no longer counted then, kind, number of buffers, start and end of the value.
 # A plain tuple, because making one takes no call.
@@ -120,12 +123,14 @@ _NOTHING: Final[_Held] = (_SCRATCH, 0, 0, 0, 0, 0, 0, 0)
 _END: Final[list[Any]] = [_NOTHING]
 _END.append(_END)
 
-# What pickle takes in one step: no buffers, no code of the test's.
-_PLAIN: Final = frozenset({int, float, complex, bool, str, type(None)})
+# What marshal keeps exactly, in a third of pickle's time.
+_PLAIN_TYPES: Final = frozenset({int, float, complex, bool, str, type(None)})
 _BYTES: Final = (bytes, bytearray)
 
 _dumps = pickle.dumps
+_plain_dumps = marshal.dumps
 _crc32 = zlib.crc32
+_adler32 = zlib.adler32  # For slots: what is so short takes CRC-32 three times as long.
 _pack_body = _BODY.pack
 _pack_checksum = _CHECKSUM.pack
 
@@ -205,6 +210,7 @@ class Journal(MutableMapping[Hashable, Any]):
         "_end",
         "_entries",
         "_fd",
+        "_gone",
         "_leftover",
         "_limit",
         "_live",
@@ -212,9 +218,9 @@ class Journal(MutableMapping[Hashable, Any]):
         "_map",
         "_mark",
         "_pid",
-        "_retired",
         "_sequence",
         "_slots",
+        "_spare_chunks",
     )
 
     def __init__(self, fd: int, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
@@ -225,18 +231,19 @@ class Journal(MutableMapping[Hashable, Any]):
         self._mark: _Mark = _UNMARKED
         self._map: mmap.mmap | None = None
         self._entries: dict[Hashable, _Entry] = {}
-        self._lock: threading.RLock  # Set, as all that follows, by the first write.
-        self._births: Iterator[int]
+        self._lock = threading.RLock()
+        self._births: Iterator[int]  # Set, as all that follows, by claim().
         self._sequence: int
         self._live: int
         self._slots: list[int]
-        self._chunks: list[int]
+        self._chunks: Iterator[int]
+        self._spare_chunks: list[int]
         self._bins: dict[int, list[int]]
         self._arena: tuple[int, _Extents]
         self._end: int
         self._backed: int
         self._leftover: int
-        self._retired: Any
+        self._gone: Any
 
     @classmethod
     def create(cls, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Journal:
@@ -263,8 +270,20 @@ class Journal(MutableMapping[Hashable, Any]):
     def claim(self) -> None:
         """Make the calling process the writer; RuntimeError if another process already is."""
         self.fileno()
-        if self._pid not in (0, os.getpid()):
+        if self._pid == os.getpid():
+            return
+        if self._pid:
             raise RuntimeError(f"the journal belongs to process {self._pid}")
+        self._births = itertools.count(1)
+        self._sequence = self._live = self._leftover = 0
+        self._slots = []
+        self._chunks = iter(range(_CHUNKS))
+        self._spare_chunks = []
+        self._bins = {}
+        self._arena = (_ARENA, ())
+        self._end = _file_bytes(self._limit)
+        self._backed = _ARENA
+        self._gone = _END
         self._pid = os.getpid()
 
     def close(self) -> None:
@@ -292,16 +311,16 @@ class Journal(MutableMapping[Hashable, Any]):
         if not self._mark[0]:
             self._open()
         entry = self._entries.get(key) or self._new_entry(key)
-        kind = _PICKLE
+        kind = _PLAIN
         count = blank = 0
         buffers: list[Any] | None = None
-        if type(value) in _PLAIN:
-            data = _dumps(value, 5)
+        if type(value) in _PLAIN_TYPES:
+            data = _plain_dumps(value)
         else:
             kind, data, buffers, blank = _encoded(key, value)
 
         # What follows is one function, and not several, because every call would cost a twentieth of an assignment.
-        name = entry.key
+        name, stamp = entry.key, entry.checksum
         head = len(name)
         length = len(data)
         if buffers is not None:
@@ -338,33 +357,27 @@ class Journal(MutableMapping[Hashable, Any]):
                 if entry.held is _NOTHING:
                     entry = self._listed(key, entry)
                 sequence = self._sequence = self._sequence + 1
-                body = _pack_body(
-                    kind, count, len(name), sequence, entry.birth, start, length, entry.checksum, checksum
-                )
+                body = _pack_body(kind, count, len(name), sequence, entry.birth, start, length, stamp, checksum)
                 body += inline
-                shared[slot + _CHECKSUM_AT : slot + _BODY_AT + len(body)] = _pack_checksum(_crc32(body, slot)) + body
+                shared[slot + _CHECKSUM_AT : slot + _BODY_AT + len(body)] = _pack_checksum(_adler32(body, slot)) + body
                 new = (slot, room, block, size, kind, count, start + head, start + size)
                 if blank:
                     new = (slot, 0, 0, 0, kind, count, start + head, start + size)
                     if entry.held is not _NOTHING:
                         raise _TakenError
                 shared[slot] = _LIVE
-                entry.held, self._retired, done = new, (entry.held, self._retired), True
+                entry.held, self._gone, done = new, (entry.held, self._gone), True
             except BaseException:
                 if not done:
                     self._undo(slot, room, block, counted)
                 raise
             # As _retire() does.
-            while self._retired is not _END:
-                (gone, self._retired), self._live, shared[gone[0]] = (
-                    self._retired,
-                    self._live - self._retired[0][3],
-                    _IDLE,
-                )
-                if gone is not _NOTHING:
-                    self._slots.append(gone[0])
-                    if gone[1]:
-                        self._bins[gone[1]].append(gone[2])
+            while self._gone is not _END:
+                (old, self._gone), self._live, shared[old[0]] = self._gone, self._live - self._gone[0][3], _IDLE
+                if old is not _NOTHING:
+                    self._slots.append(old[0])
+                    if old[1]:
+                        self._bins[old[1]].append(old[2])
             if not entry.listed:
                 self._readmit(key, entry)
 
@@ -470,10 +483,10 @@ class Journal(MutableMapping[Hashable, Any]):
                 slot = self._take_slot(key)
             sequence = self._sequence = self._sequence + 1
             body = _pack_body(_TOMBSTONE, 0, 0, sequence, entry.birth, 0, 0, 0, 0)
-            shared[slot + _CHECKSUM_AT : slot + _INLINE_AT] = _pack_checksum(_crc32(body, slot)) + body
+            shared[slot + _CHECKSUM_AT : slot + _INLINE_AT] = _pack_checksum(_adler32(body, slot)) + body
             stone = (slot, 0, 0, 0, _TOMBSTONE, 0, 0, 0)
             shared[slot] = _LIVE
-            entry.held, self._retired, done = _NOTHING, (entry.held, (stone, self._retired)), True
+            entry.held, self._gone, done = _NOTHING, (entry.held, (stone, self._gone)), True
         except BaseException:
             if not done:
                 self._undo(slot, 0, 0, 0)
@@ -482,13 +495,13 @@ class Journal(MutableMapping[Hashable, Any]):
     def _retire(self) -> None:
         """Make the slots of replaced values idle, then give slots and blocks back; the order is rule 2."""
         shared = self._shared()
-        while self._retired is not _END:
+        while self._gone is not _END:
             # One statement, taken apart from left to right: unlinked, no longer counted, idle.
-            (gone, self._retired), self._live, shared[gone[0]] = self._retired, self._live - self._retired[0][3], _IDLE
-            if gone is not _NOTHING:
-                self._slots.append(gone[0])
-                if gone[1]:
-                    self._bins[gone[1]].append(gone[2])
+            (old, self._gone), self._live, shared[old[0]] = self._gone, self._live - self._gone[0][3], _IDLE
+            if old is not _NOTHING:
+                self._slots.append(old[0])
+                if old[1]:
+                    self._bins[old[1]].append(old[2])
 
     def _undo(self, slot: int, room: int, block: int, counted: int) -> None:
         """Give back what an assignment that failed had taken."""
@@ -508,7 +521,7 @@ class Journal(MutableMapping[Hashable, Any]):
     def _readmit(self, key: Hashable, entry: _Entry) -> None:
         """A signal handler deleted ``key`` while we assigned: list it again, unless it was assigned anew as well."""
         if self._listed(key, entry) is not entry:
-            entry.held, self._retired = _NOTHING, (entry.held, self._retired)
+            entry.held, self._gone = _NOTHING, (entry.held, self._gone)
             self._retire()
 
     def _new_entry(self, key: Hashable) -> _Entry:
@@ -547,24 +560,16 @@ class Journal(MutableMapping[Hashable, Any]):
                 f"a process that the test started may not write faultguard_data "
                 f"(it belongs to process {self._pid}, this is {os.getpid()})"
             )
-        self._lock = threading.RLock()
-        self._births = itertools.count(1)
-        self._sequence = 0
-        self._live = 0
-        self._slots = []
-        self._chunks = list(range(_CHUNKS - 1, -1, -1))
-        self._bins = {room: [] for room in range(64, _SMALL + 1, 64)}
-        self._arena = (_ARENA, ())
-        self._end = _file_bytes(self._limit)
-        self._backed = _ARENA
-        self._leftover = 0
-        self._retired = _END
-        self._map = shared = self._map_file()
-        self._back("", 0, _DIRECTORY)
-        version = _HEADER.pack(_MAGIC, _VERSION, 0)[:-4]
-        shared[_HEADER_AT : _HEADER_AT + _HEADER.size] = version + _pack_checksum(_crc32(version))
-        shared[0] = _LIVE
-        self._mark = _new_mark()
+        shared = self._map_file()
+        with self._lock:
+            # A signal handler may do the same meanwhile: one mapping stays, and the rest may well be done twice.
+            self._map = shared if self._map is None else self._map
+            shared = self._map
+            self._back("", 0, _DIRECTORY)
+            version = _HEADER.pack(_MAGIC, _VERSION, 0)[:-4]
+            shared[_HEADER_AT : _HEADER_AT + _HEADER.size] = version + _pack_checksum(_crc32(version))
+            shared[0] = _LIVE
+            self._mark = _new_mark()
 
     def _map_file(self) -> mmap.mmap:
         """The whole file, mapped once; nothing of it is in memory yet."""
@@ -593,14 +598,17 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _take_slot(self, key: Hashable) -> int:
         """A slot from a new chunk of the directory; MemoryError past the most keys."""
-        if not self._chunks:
-            raise MemoryError(f"cannot save faultguard_data[{_shown(key)}]: more than {_CHUNKS * _CHUNK_SLOTS} keys")
-        chunk = self._chunks.pop()
+        chunk = self._spare_chunks.pop() if self._spare_chunks else next(self._chunks, None)
+        if chunk is None:
+            raise MemoryError(
+                f"cannot save faultguard_data[{_shown(key)}]: the journal has no room for more than "
+                f"{_CHUNKS * _CHUNK_SLOTS - 1} keys"
+            )
         start = _DIRECTORY + chunk * _CHUNK_BYTES
         try:
             self._back(key, start, _CHUNK_BYTES)
         except BaseException:
-            self._chunks.append(chunk)
+            self._spare_chunks.append(chunk)
             raise
         shared = self._shared()
         shared[start : start + _CHUNK_BYTES] = _IDLE_CHUNK
@@ -794,6 +802,8 @@ def _split(kind: int, count: int, payload: memoryview) -> list[Any]:
 def _load(kind: int, pieces: list[Any]) -> Any:
     if kind == _BUFFER:
         return pieces[0]
+    if kind == _PLAIN:
+        return marshal.loads(pieces[0])
     if kind == _DILL:
         import dill
 
@@ -965,7 +975,7 @@ def _header_tells(fd: int, size: int, gaps: list[str]) -> bool:
 def _live_slots(fd: int, size: int, gaps: list[str]) -> list[_Slot]:
     """All committed slots; damaged ones are counted and named as one gap."""
     ready = os.pread(fd, _CHUNKS, _CHUNK_MAP).ljust(_CHUNKS, b"\0")
-    if ready.strip(bytes([0, _LIVE])) or ready.find(0) not in (-1, len(ready.rstrip(b"\0"))):
+    if ready.translate(None, bytes([0, _LIVE])) or ready.find(0) not in (-1, len(ready.rstrip(b"\0"))):
         gaps.append("the journal's header is damaged: which part of the directory is in use is not certain")
     slots: list[_Slot] = []
     damaged: list[int] = []
@@ -1003,7 +1013,7 @@ def _parsed(raw: bytes, number: int, size: int) -> _Slot | None:
     kind, buffers, key_bytes, sequence, birth, block, length, key_checksum, checksum = _BODY.unpack_from(raw, _BODY_AT)
     inline = block == own + _INLINE_AT
     used = _INLINE_AT + (key_bytes + length if inline else 0)
-    if used > _SLOT or _CHECKSUM.unpack_from(raw, _CHECKSUM_AT)[0] != _crc32(raw[_BODY_AT:used], own):
+    if used > _SLOT or _CHECKSUM.unpack_from(raw, _CHECKSUM_AT)[0] != _adler32(raw[_BODY_AT:used], own):
         return None
     if inline:
         start = _INLINE_AT + key_bytes

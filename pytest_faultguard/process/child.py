@@ -10,6 +10,7 @@ import fcntl
 import gc
 import os
 import resource
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -62,7 +63,7 @@ def run(target: Callable[[Line], object], wiring: Wiring) -> NoReturn:
         # Everything that exists now belongs to the parent as well: a collection that walked it would copy its pages.
         gc.freeze()
         high = _moved_up(wiring)
-        _close_stdin()
+        _leave_terminal()
         faultdump.arm(high.dump_fd, high.stacks_fd)
         os.register_at_fork(after_in_child=lambda: _disown(high))
         os.environ[ENVIRONMENT_VARIABLE] = "1"
@@ -98,8 +99,11 @@ def _moved_up(wiring: Wiring) -> Wiring:
     return Wiring(moved(wiring.channel_fd), moved(wiring.dump_fd), moved(wiring.stacks_fd))
 
 
-def _close_stdin() -> None:
-    # A background process group that reads the terminal is stopped by SIGTTIN: the test would hang.
+def _leave_terminal() -> None:
+    # A background process group that reads the terminal, or changes its mode, is stopped: the test would hang. It reads
+    # nothing instead; and where it opens the terminal by itself, it gets an error.
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDONLY)
     if null != 0:
         os.dup2(null, 0)

@@ -386,6 +386,8 @@ class Watch:
             self._gaps.append(f"wait status: exit code {os.WEXITSTATUS(status)}, while a thread was crashing")
             return Signaled(signal=dumped)
         code = os.WEXITSTATUS(status)
+        if self._dump:
+            return Lost(reason=f"exit code {code}, while a thread was crashing and before its dump named the signal")
         if self._finished and code == 0:
             return None
         if code == CHANNEL_LOST_STATUS and self._receiver.closed:
