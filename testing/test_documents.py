@@ -1,0 +1,139 @@
+"""The documents say what the code does: samples run, and what is shown of a crash is what a crash shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from testing.harness import Recorder
+    from testing.harness import RunPytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+
+#: What the samples take for granted: code under test, some of it with bugs.
+PREAMBLE = """
+import builtins
+import ctypes
+import types
+
+import numpy
+import pytest
+
+
+def parse(data):
+    if not data:
+        ctypes.string_at(0)
+
+
+builtins.pytest = pytest
+builtins.numpy = numpy
+builtins.parser = types.SimpleNamespace(parse=parse)
+builtins.frobnicate = lambda seed: None
+builtins.connect = lambda: [1, 2, 3]
+builtins.native_check = lambda row: None
+builtins.simulate = lambda grid: grid.__iadd__(1)
+"""
+#: The tests in samples that do not pass, and why they do not.
+NOT_PASSED = {"test_empty": "xfailed", "test_read_null": "failed"}
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Every code block of that language, with the place where it stands."""
+    found = []
+    pattern = re.compile(rf"^\.\. code-block:: {language}\n\n((?:(?:   .*)?\n)+)", re.MULTILINE)
+    for path in DOCUMENTS:
+        text = path.read_text()
+        for match in pattern.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{path.relative_to(ROOT)}:{line}", textwrap.dedent(match[1]).strip()))
+    return found
+
+
+PYTHON = blocks("python")
+SHELL = [(place, line) for place, block in blocks("sh") for line in block.splitlines() if re.match(r"pytest\b", line)]
+
+
+def test_there_are_samples() -> None:
+    """The tests below would be empty without."""
+    assert len(PYTHON) >= 5
+    assert len(SHELL) >= 1
+
+
+@pytest.mark.parametrize(("place", "sample"), PYTHON, ids=[place for place, _ in PYTHON])
+def test_a_python_sample_runs_as_it_says(
+    place: str, sample: str, pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """With the plugin, as a user would paste it."""
+    pytester.makeconftest(PREAMBLE)
+    pytester.makepyfile(test_sample=sample)
+
+    result = run_pytest()
+
+    names = re.findall(r"def (test_\w+)", sample)
+    outcomes = {report.nodeid.partition("::")[2]: report for report in recorder.reports(when="call")}
+    assert sorted(outcomes) == sorted(names), result.stdout.str()
+    for name, report in outcomes.items():
+        told = "xfailed" if report.wasxfail is not None else report.outcome
+        assert told == NOT_PASSED.get(name, "passed"), f"{place}: {name}\n{report.longrepr}"
+
+
+@pytest.mark.parametrize(("place", "line"), SHELL)
+def test_a_command_of_a_sample_is_one(place: str, line: str, pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """Its options exist."""
+    assert place
+    pytester.makepyfile("def test_pass(): pass")
+    arguments = line.partition("#")[0].split()[1:]
+
+    result = run_pytest(*arguments)
+
+    assert result.ret == 0
+
+
+def _regenerate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("regenerate", ROOT / "docs" / "regenerate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("document", ["README.rst", "docs/report.rst"])
+def test_the_crash_that_is_shown_is_a_real_one(document: str) -> None:
+    """The demo is run, and its report compared line by line."""
+    regenerate = _regenerate()
+    text = (ROOT / document).read_text()
+
+    shown = text.partition(".. begin crash output\n")[2].partition(".. end crash output")[0]
+
+    assert shown.strip() == regenerate.crash_block(regenerate.crash_output()).strip()
+
+
+@pytest.fixture(scope="module")
+def help_text() -> str:
+    """What ``pytest --help`` says."""
+    done = subprocess.run([sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_that_are_named_exist(path: Path, help_text: str) -> None:
+    """Whatever begins with ``--faultguard`` or ``faultguard_`` in a document is declared."""
+    text = path.read_text()
+    settings = set(re.findall(r"``(faultguard_[a-z_]+)(?: = [^`]*)?``", text))
+
+    for name in set(re.findall(r"--(?:no-)?faultguard[a-z-]*", text)) | settings - {
+        "faultguard_data",
+        "faultguard_crash",
+    }:
+        assert name in help_text, name
