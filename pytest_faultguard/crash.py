@@ -138,7 +138,8 @@ class Crash:
                 core = ", core dumped" if core_dumped else ""
                 told = f"{describe_signal(number)} {where} after {self.duration:.2f} s{core}"
             case Exited(code=code):
-                told = f"exit code {code} {where} after {self.duration:.2f} s: the test never finished"
+                unfinished = "process" if self.phase == "exit" else "test"
+                told = f"exit code {code} {where} after {self.duration:.2f} s: the {unfinished} never finished"
             case Overdue(timeout=timeout, stopped_by=stopped_by):
                 told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
             case Lost(reason=reason):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
+from collections.abc import Callable
 from typing import Any
 from typing import final
 
@@ -29,12 +31,14 @@ class Output:
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
         self._by_fd = self._capture is not None and item.config.getoption("capture") == "fd"
+        self.turns = Turns(item.config)
         names = [] if self._by_fd else ["stdout", "stderr"]
         names += [] if self._logging is None else ["log"]
         self._files = {name: os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) for name in names}
 
     def close(self) -> None:
         """Let the files go."""
+        self.turns.close()
         for fd in self._files.values():
             os.close(fd)
         self._files.clear()
@@ -52,6 +56,14 @@ class Output:
         """Output that nobody but the child had."""
         names = {"capsys", "capfd", "capsysbinary", "capfdbinary"} & set(getattr(self._item, "fixturenames", ()))
         return tuple(f"output: what {name} had captured died with the child" for name in sorted(names))
+
+    def pass_on(self, texts: dict[str, str]) -> None:
+        """Write what a child that ended well had written after its last report: to where it goes without a guard."""
+        if self._item.config.getoption("capture", "no") in {"no", "tee-sys"}:
+            return  # It is there already.
+        for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+            if stream is not None and name in texts:
+                stream.write(texts[name])
 
     # The child's side.
 
@@ -78,23 +90,97 @@ class Output:
             except OSError:
                 pass  # Closed by the test: its report has what there was.
 
+    def go_on(self) -> None:
+        """In the child: the last report has left; a crash at exit has last words, too."""
+        if self._capture is not None:
+            try:
+                self._capture.resume_global_capture()
+            except (OSError, ValueError):
+                pass  # The test closed pytest's files.
+
+
+@final
+class Turns:
+    """Keeps the order on a terminal to which a child writes as well, because its output is not captured.
+
+    After each report it is pytest's turn: what pytest writes comes before what the test writes next.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._fds = os.pipe2(os.O_CLOEXEC) if _is_live(config) else ()
+        self._identity = _identity(self._fds[0]) if self._fds else None
+
+    def close(self) -> None:
+        """Let the pipe go."""
+        for fd in self._fds:
+            os.close(fd)
+
+    def give_back(self) -> None:
+        """In the parent: the report was logged."""
+        if self._fds:
+            os.write(self._fds[1], b".")
+
+    # The child's side.
+
+    def hand_over(self, send: Callable[[], None]) -> None:
+        """In the child: send a report, and wait until it is logged."""
+        if not self._fds:
+            send()
+            return
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None and not stream.closed:
+                stream.flush()
+        send()
+        waiting = select.poll()
+        waiting.register(self._fds[0], select.POLLIN)
+        # A test that closes all descriptors may have opened a file of its own under our number since.
+        if _identity(self._fds[0]) == self._identity and waiting.poll(_TURN_BOUND * 1000):
+            os.read(self._fds[0], 1)
+
+
+#: A pytest that takes longer over a report writes where it can.
+_TURN_BOUND = 5.0
+
+
+def _is_live(config: pytest.Config) -> bool:
+    """Whether what a child writes reaches the terminal at once."""
+    if hasattr(config, "workerinput"):
+        return False  # The terminal is the controller's.
+    if config.getoption("capture", "no") in {"no", "tee-sys"} or config.getoption("setupshow", False):
+        return True
+    if not config.pluginmanager.hasplugin("logging-plugin"):
+        return False
+    return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
 
 def _tee(stream: Any, fd: int) -> None:
+    if str(getattr(stream, "encoding", "")).lower() == "utf-8" and hasattr(stream, "reconfigure"):
+        # Below the text layer, which keeps nothing back then: so that bytes are teed as well as text.
+        stream.reconfigure(write_through=True)
+        stream = stream.buffer
     write = stream.write
 
-    def teed(text: str) -> int:
-        written: int = write(text)
-        _append(fd, text)
+    def teed(data: Any) -> int:
+        written: int = write(data)
+        _append(fd, data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         return written
 
     stream.write = teed
 
 
-def _append(fd: int, text: str) -> None:
+def _append(fd: int, data: bytes) -> None:
     try:
-        os.pwrite(fd, text.encode("utf-8", "backslashreplace"), os.fstat(fd).st_size)
-    except (OSError, AttributeError):
-        pass  # The test closed the descriptor, or writes what is no text: the stream itself tells it so.
+        os.pwrite(fd, data, os.fstat(fd).st_size)
+    except OSError:
+        pass  # The test closed the descriptor.
 
 
 class _LogStream(logging.Handler):
@@ -104,6 +190,6 @@ class _LogStream(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _append(self._fd, f"{self.format(record)}\n")
+            _append(self._fd, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:  # noqa: BLE001, S110 - pytest's own handler reports a record that cannot be formatted.
             pass

@@ -17,6 +17,14 @@ The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
     Makes the session's base directory before the first child, else every child makes one.
 ``capturemanager.item_capture``
     Found by its registered name: captures what a teardown of this process's own writes.
+``_pytest.junitxml.xml_key``, ``LogXML.global_properties``, ``LogXML.node_reporters``
+    Where ``record_testsuite_property`` and ``record_xml_attribute`` write to: in the child's memory. Under pytest-xdist
+    there is no such object, and they write nowhere.
+``_pytest.subtests.failed_subtests_key``, ``SubtestContext.kwargs``
+    pytest 9 counts the failed subtests of a test where they run, and asks for the number where its report is logged; and
+    it takes the repr of a subtest's values again at the end of each journey.
+``warnings._showwarnmsg_impl``
+    Of the standard library, and what ``catch_warnings(record=True)`` sets: the public hook is not told the source.
 """
 
 from __future__ import annotations
@@ -31,12 +39,15 @@ import time
 import traceback
 import warnings
 from collections.abc import Generator
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import Any
 from typing import Literal
 from typing import NoReturn
+from typing import cast
 
 import pytest
+from _pytest.junitxml import xml_key
 from _pytest.runner import check_interactive_exception
 from _pytest.runner import runtestprotocol
 from _pytest.skipping import Xfail
@@ -64,10 +75,12 @@ from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
+from pytest_faultguard.output import Turns
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Noted
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Stopped
@@ -80,6 +93,11 @@ from pytest_faultguard.session import Session
 from pytest_faultguard.session import limits_key
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import to_terminal
+
+try:
+    from _pytest.subtests import failed_subtests_key
+except ImportError:  # pytest 8.
+    failed_subtests_key = None  # type: ignore[assignment]
 
 #: The signals that faulthandler dumps at.
 _DUMPED = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
@@ -145,6 +163,9 @@ def data_of(item: pytest.Item) -> Generator[Journal]:
 class _GuardedItem:
     """The parent's part in the run of one item."""
 
+    #: While the child lives.
+    turns: Turns
+
     def __init__(self, item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> None:
         self.item = item
         self.nextitem = nextitem
@@ -164,6 +185,7 @@ class _GuardedItem:
         _prepare(item.config)
         journal = Journal.create(self.limits.data_bytes)
         output = Output(item)
+        self.turns = output.turns
         guard = Guard(self.limits, self._take, self._take_snapshot)
         session.guarding = item.nodeid, guard
         try:
@@ -178,19 +200,24 @@ class _GuardedItem:
             session.guarding = None
             output.close()
             journal.close()
-        self._conclude(crash)
+        self._conclude(crash, remains.leaked)
 
     # What the child says.
 
     def _take(self, message: Message) -> None:
         match message:
-            case Report(data=data):
-                hook = self.item.config.hook
-                self._take_report(hook.pytest_report_from_serializable(config=self.item.config, data=data))
+            case Report():
+                self._take_report(_unpacked(message, self.item.config))
+                self.turns.give_back()
             case Expected():
                 self.expected = message
             case Warned():
                 self._warn(message)
+            case Noted(session_properties=properties, attributes=attributes):
+                xml = self.item.config.stash[xml_key]
+                xml.global_properties.extend(properties)
+                if attributes:
+                    xml.node_reporter(self.item.nodeid).attrs.update(attributes)
             case Stopped():
                 self.stopped = message
             case Finished():
@@ -225,14 +252,18 @@ class _GuardedItem:
         self.snapshots.clear()
 
     def _warn(self, warned: Warned) -> None:
-        # The category's module was loaded when this process forked, or it is one of the test's own: never import it here.
-        category = getattr(sys.modules.get(warned.category_module), warned.category_name, Warning)
-        if not (isinstance(category, type) and issubclass(category, Warning)):
-            category = Warning
-        message = warnings.WarningMessage(warned.text, category, warned.filename, warned.line)
+        # To a controller of pytest-xdist, a category is a name in a module.
+        category = _category(warned) or (Warning if hasattr(self.item.config, "workerinput") else _like(warned))
+        message: Warning | str = warned.text
+        if category.__str__ is BaseException.__str__:
+            # Neither this nor what is done with it runs code of the test's.
+            message = BaseException.__new__(category, *warned.args)
+            if str(message) != warned.text:
+                message = BaseException.__new__(category, warned.text)
+        record = warnings.WarningMessage(message, category, warned.filename, warned.line, source=warned.source)
         self.item.ihook.pytest_warning_recorded.call_historic(
             kwargs={
-                "warning_message": message,
+                "warning_message": record,
                 "nodeid": self.item.nodeid,
                 "when": "runtest",
                 "location": None,
@@ -266,6 +297,7 @@ class _GuardedItem:
         captured = output.read()
         ending = self._ending(remains)
         if ending is None:
+            output.pass_on(captured)
             return None
         self.captured = captured
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
@@ -296,13 +328,17 @@ class _GuardedItem:
             return Overdue(timeout=timeout, stopped_by="faulthandler_exit_on_timeout")
         return ending
 
-    def _conclude(self, crash: Crash | None) -> None:
+    def _conclude(self, crash: Crash | None, leaked: tuple[str, ...]) -> None:
         session = self.item.session
         if self.finished is not None:
             session.shouldstop = session.shouldstop or self.finished.shouldstop
             session.shouldfail = session.shouldfail or self.finished.shouldfail
         if crash is None:
             assert self.held is not None
+            if leaked:
+                # A phase in the title: pytest shows the sections of a teardown by it.
+                title = f"{reporting.LEAKED_TITLE} after teardown"
+                self.held.sections.append((title, reporting.clean("\n".join(leaked))))
             self._close(self.held)
         elif crash.phase in ("setup", "call"):
             self._log_crash(crash)
@@ -374,6 +410,40 @@ class _GuardedItem:
             item.ihook.pytest_exception_interact(node=item, call=call, report=ours)
 
 
+def _unpacked(message: Report, config: pytest.Config) -> pytest.TestReport:
+    """The report as it was in the child."""
+    data = message.data
+    report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
+    if message.was_object and isinstance(report.longrepr, str):
+        report.longrepr = reporting.Shown(report.longrepr)  # type: ignore[assignment]
+    if message.failed_subtests and failed_subtests_key is not None:
+        config.stash[failed_subtests_key][_identity(report)] = message.failed_subtests
+    subtest = data.get("_subtest.context")
+    if subtest is not None:
+        object.__setattr__(cast("Any", report).context, "kwargs", subtest["kwargs"])
+    return report
+
+
+def _identity(report: pytest.TestReport) -> Any:
+    """By what pytest counts subtests: a ``NodeId`` since 9.2, before that the text."""
+    return report.id if hasattr(type(report), "id") else report.nodeid
+
+
+def _category(warned: Warned) -> type[Warning] | None:
+    """The category of a warning; None where this process does not know it."""
+    # Its module was loaded when this process forked, or it is one of the test's own: never import it here.
+    found: object = sys.modules.get(warned.category_module)
+    for name in warned.category_name.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) and issubclass(found, Warning) else None
+
+
+def _like(warned: Warned) -> type[Warning]:
+    """A category that has the name of one that was made in the child."""
+    namespace = {"__module__": warned.category_module, "__qualname__": warned.category_name}
+    return type(warned.category_name.rpartition(".")[2], (Warning,), namespace)
+
+
 def _prepare(config: pytest.Config) -> None:
     """What must be so in this process before it forks."""
     if _faulthandler_timeout(config) > 0:
@@ -422,6 +492,8 @@ def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[st
 def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Journal, output: Output) -> None:
     config = item.config
     session.guarding = None
+    if session.status is not None:
+        session.status.close()
     _disown(item.session, session)
     journal.claim()
     item.stash[_journal_key] = journal
@@ -430,7 +502,8 @@ def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Jour
     manager = config.pluginmanager
     manager.register(_Silence())
     manager.register(_Reporter(item, sender, journal, output))
-    _forward_warnings(sender)
+    if manager.hasplugin("warnings"):
+        _forward_warnings(sender)
     _refuse_debuggers()
     _arm_faulthandler_timeout(config, line.stacks_fd)
     try:
@@ -459,20 +532,20 @@ def _disown(session: pytest.Session, known: Session) -> None:
 
 
 def _forward_warnings(sender: Sender) -> None:
-    def forward(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-    ) -> None:
+    def forward(record: warnings.WarningMessage) -> None:
         sender.send(
             Warned(
-                category_module=category.__module__,
-                category_name=category.__qualname__,
-                text=str(message),
-                filename=filename,
-                line=lineno,
+                category_module=record.category.__module__,
+                category_name=record.category.__qualname__,
+                text=str(record.message),
+                filename=record.filename,
+                line=record.lineno,
+                args=getattr(record.message, "args", ()),
+                source=None if record.source is None else object.__repr__(record.source),
             )
         )
 
-    warnings.showwarning = forward
+    warnings._showwarnmsg_impl = forward  # type: ignore[attr-defined]
 
 
 def _refuse_debuggers() -> None:
@@ -538,12 +611,18 @@ class _Reporter:
         self._journal = journal
         self._output = output
         self._expected: Expected | None = None
+        self._xml = item.config.stash.get(xml_key, None)
+        self._told_properties = len(self._xml.global_properties) if self._xml is not None else 0
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
-        config = self._item.config
-        self._send(Report(data=config.hook.pytest_report_to_serializable(config=config, report=report)))
+        # The parent's session counts it as well; what runs here must know when enough is enough.
+        self._item.session.pytest_runtest_logreport(report)
+        self._tell_noted(report)
+        self._output.turns.hand_over(lambda: self._send(_packed(report, self._item.config)))
         self._output.forget()
+        if report.when == "teardown":
+            self._output.go_on()
         try:
             return (yield)
         except _ForwardedError:
@@ -569,6 +648,16 @@ class _Reporter:
     def pytest_enter_pdb(self) -> None:
         _no_debugger()
 
+    def _tell_noted(self, report: pytest.TestReport) -> None:
+        if self._xml is None:
+            return
+        properties = tuple(self._xml.global_properties[self._told_properties :])
+        self._told_properties += len(properties)
+        reporter = self._xml.node_reporters.get((_identity(report), None))
+        attributes = {} if reporter is None else reporter.attrs
+        if properties or attributes:
+            self._send(Noted(session_properties=properties, attributes=attributes))
+
     def _tell_expected(self) -> None:
         if self._item.config.option.runxfail:
             return
@@ -578,6 +667,18 @@ class _Reporter:
             if expected != self._expected:
                 self._expected = expected
                 self._send(expected)
+
+
+def _packed(report: pytest.TestReport, config: pytest.Config) -> Report:
+    counts: Mapping[Any, int] | None = None
+    if failed_subtests_key is not None:
+        counts = config.stash.get(failed_subtests_key, None)
+    longrepr = report.longrepr
+    return Report(
+        data=config.hook.pytest_report_to_serializable(config=config, report=report),
+        was_object=not (longrepr is None or isinstance(longrepr, str | tuple) or hasattr(longrepr, "reprtraceback")),
+        failed_subtests=counts.get(_identity(report), 0) if counts else 0,
+    )
 
 
 def _expected(xfail: Xfail) -> Expected:

@@ -13,6 +13,7 @@ import traceback
 import types
 from collections.abc import Iterator
 from typing import Any
+from typing import final
 
 import pytest
 
@@ -20,6 +21,7 @@ from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Rescued
+from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.crash import to_json
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.outcome import CrashError
@@ -28,6 +30,7 @@ from pytest_faultguard.outcome import HangError
 #: The attribute of a report that carries the crash, as :func:`pytest_faultguard.crash.to_json` wrote it.
 ATTRIBUTE = "faultguard_crash"
 DATA_TITLE = "rescued faultguard_data"
+LEAKED_TITLE = "leaked processes (killed)"
 #: A report travels through pipes and stays in memory until the session's end.
 _SECTION_CHARACTERS = 200_000
 
@@ -36,8 +39,17 @@ def blame(item: pytest.Item, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
     # Of a hanging process any thread may have answered: the one that runs the test tells.
     teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, Overdue))
-    frames = faultdump.user_frames(teller) if teller else ()
+    frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     return traceback_of(tuple(reversed(frames)) or (_first_line(item),))
+
+
+def _without_repeats(frames: tuple[Frame, ...]) -> list[Frame]:
+    """The frames with each recursion told once: how often it went round stands in the dump's section."""
+    kept: list[Frame] = []
+    for piece in faultdump.fold(ThreadStack(thread="", current=True, frames=frames), lambda _: False):
+        cycle = piece.cycle if isinstance(piece, faultdump.Repeated) else (piece,)
+        kept += [one for one in cycle if isinstance(one, Frame)]
+    return kept
 
 
 def traceback_of(frames: tuple[Frame, ...]) -> types.TracebackType:
@@ -59,9 +71,9 @@ def _frame(frame: Frame) -> types.FrameType:
     line = max(frame.line or 1, 1)
     file = frame.file.replace("\0", "?") or "?"
     first = _definition(frame) or line
-    # An end on another line, so that nobody draws arrows below columns that we do not know.
-    inner: Any = {"lineno": line, "col_offset": 0, "end_lineno": line + 1, "end_col_offset": 0}
-    outer: Any = {"lineno": first, "col_offset": 0, "end_lineno": line + 1, "end_col_offset": 0}
+    # Without columns, which we do not know, so that nobody draws arrows below them.
+    inner: Any = {"lineno": line, "col_offset": -1, "end_lineno": line, "end_col_offset": -1}
+    outer: Any = {"lineno": first, "col_offset": -1, "end_lineno": first, "end_col_offset": -1}
     wanted = ast.Raise(exc=ast.Name(id="_FrameWanted", ctx=ast.Load(), **inner), cause=None, **inner)
     arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
     function: Any = ast.FunctionDef(name="f", args=arguments, body=[wanted], decorator_list=[], **outer)
@@ -120,6 +132,9 @@ def dress(report: pytest.TestReport, crash: Crash) -> None:
     """Put a crash into the report that pytest made of its exception."""
     setattr(report, ATTRIBUTE, to_json(crash))
     longrepr = report.longrepr
+    if hasattr(longrepr, "reprcrash") and not hasattr(longrepr, "chain"):
+        # --tb=native: Python's own look, but the summary is pytest's.
+        longrepr.reprcrash.message = _without_type(longrepr.reprcrash.message)
     for entries, location, _ in getattr(longrepr, "chain", ()):
         for entry in entries.reprentries:
             entry.lines[:] = [_without_type(line) for line in entry.lines]
@@ -151,7 +166,7 @@ def sections(crash: Crash) -> Iterator[tuple[str, str]]:
     if crash.rescued:
         yield DATA_TITLE, data_text(crash.rescued)
     if crash.leaked:
-        yield "leaked processes (killed)", "\n".join(crash.leaked)
+        yield LEAKED_TITLE, "\n".join(crash.leaked)
     if crash.gaps:
         yield "gaps in the evidence", "\n".join(crash.gaps)
 
@@ -172,6 +187,22 @@ def add_section(report: pytest.TestReport, title: str, text: str) -> None:
         report.sections.append((title, text))
     else:
         add(title, text, "-")
+
+
+@final
+class Shown:
+    """What a child's report showed in its own way, as text: not one line of it belongs into the short summary."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, terminal: Any) -> None:
+        """Write it: called by pytest."""
+        for line in self._text.splitlines():
+            terminal.line(line)
 
 
 def clean(text: str) -> str:

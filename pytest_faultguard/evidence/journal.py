@@ -20,7 +20,7 @@ The rules that make a death at any instant harmless:
 1. A block is filled, then the body of an idle slot, then one single-byte store makes the slot live: the commit.
 2. Only after the commit is the slot of the old value made idle, and only after that may its slot and block be used
    again. Until then both are live, and the higher sequence counts.
-3. A deletion commits a tombstone with a higher sequence, makes the value's slot idle, then the tombstone's.
+3. A deletion is one single-byte store that makes the key's only live slot idle.
 4. What is free is known in the writer's own memory only; the reading side never needs it.
 5. Memory is allocated before it is written, so that a full memory is an exception and not SIGBUS.
 
@@ -97,19 +97,17 @@ _MADV_WIPEONFORK: Final = 18
 
 
 class Kind(enum.IntEnum):
-    """What a record's value is: a pickle, dill's, live memory, the mark of a deletion, or a number or string."""
+    """What a record's value is: a pickle, dill's pickle, live memory, or a number or string by marshal."""
 
     PICKLE = 1
     DILL = 2
     BUFFER = 3
-    TOMBSTONE = 4
-    PLAIN = 5
+    PLAIN = 4
 
 
 _PICKLE: Final = int(Kind.PICKLE)
 _DILL: Final = int(Kind.DILL)
 _BUFFER: Final = int(Kind.BUFFER)
-_TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _PLAIN: Final = int(Kind.PLAIN)
 
 # slot, room (0 if no block is given back when it goes), block, bytes no longer counted then, kind, number of buffers, start and end of the value.
@@ -194,6 +192,10 @@ class _Entry:
         self.listed = False
 
 
+def _birth(item: tuple[Hashable, _Entry]) -> int:
+    return item[1].birth
+
+
 class Journal(MutableMapping[Hashable, Any]):
     """A mapping in shared memory; each assignment is a snapshot that outlives this process' death.
 
@@ -255,7 +257,7 @@ class Journal(MutableMapping[Hashable, Any]):
             fd = os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, _file_bytes(limit_bytes))
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             if fd >= 0:
                 os.close(fd)
             raise JournalError(f"cannot reserve a journal for {limit_bytes} bytes: {error}") from error
@@ -364,7 +366,7 @@ class Journal(MutableMapping[Hashable, Any]):
                 if blank:
                     new = (slot, 0, 0, 0, kind, count, start + head, start + size)
                     if entry.held is not _NOTHING:
-                        raise _TakenError
+                        raise _TakenError  # noqa: TRY301  # What was taken is given back below.
                 shared[slot] = _LIVE
                 entry.held, self._gone, done = new, (entry.held, self._gone), True
             except BaseException:
@@ -406,17 +408,18 @@ class Journal(MutableMapping[Hashable, Any]):
             entry = self._entries.get(key)
             if entry is None or entry.held is _NOTHING:
                 raise KeyError(key)
+            self._retire()  # So that no older value of this key is live any more.
+            entry.held, self._gone = _NOTHING, (entry.held, self._gone)
             self._retire()
-            self._bury(key, entry)
-            self._retire()
-            entry.listed = False
-            # One statement: a signal handler may bring the entry back to life, but not between these two halves.
-            entry.listed = entry.held is not _NOTHING or self._entries.pop(key, None) is None
+            # One statement, in which an entry that a signal handler brought back to life, or replaced, is left alone.
+            entry.listed = entry.listed and (entry.held is not _NOTHING or self._entries.pop(key, None) is None)
 
     def __iter__(self) -> Iterator[Hashable]:
         if not self._mark[0]:
             return iter(self._foreign())
-        return iter([key for key, entry in list(self._entries.items()) if entry.held is not _NOTHING])
+        # By birth, because signal handlers may list keys in another order than they are born.
+        listed = sorted(self._entries.items(), key=_birth)
+        return iter([key for key, entry in listed if entry.held is not _NOTHING])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -471,27 +474,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def _bury(self, key: Hashable, entry: _Entry) -> None:
-        """Commit a tombstone, and hand value and tombstone, in this order, to be retired."""
-        slot = 0
-        done = False
-        try:
-            shared = self._shared()
-            try:
-                slot = self._slots.pop()
-            except IndexError:
-                slot = self._take_slot(key)
-            sequence = self._sequence = self._sequence + 1
-            body = _pack_body(_TOMBSTONE, 0, 0, sequence, entry.birth, 0, 0, 0, 0)
-            shared[slot + _CHECKSUM_AT : slot + _INLINE_AT] = _pack_checksum(_adler32(body, slot)) + body
-            stone = (slot, 0, 0, 0, _TOMBSTONE, 0, 0, 0)
-            shared[slot] = _LIVE
-            entry.held, self._gone, done = _NOTHING, (entry.held, (stone, self._gone)), True
-        except BaseException:
-            if not done:
-                self._undo(slot, 0, 0, 0)
-            raise
-
     def _retire(self) -> None:
         """Make the slots of replaced values idle, then give slots and blocks back; the order is rule 2."""
         shared = self._shared()
@@ -514,9 +496,8 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _listed(self, key: Hashable, entry: _Entry) -> _Entry:
         """Make the key's entry known, before anything of it is committed; another's if that was quicker."""
-        entry = self._entries.setdefault(key, entry)
-        entry.listed = True
-        return entry
+        entry.listed = True  # First, lest it stay so after a signal handler has deleted the entry again.
+        return self._entries.setdefault(key, entry)
 
     def _readmit(self, key: Hashable, entry: _Entry) -> None:
         """A signal handler deleted ``key`` while we assigned: list it again, unless it was assigned anew as well."""
@@ -671,7 +652,11 @@ class Journal(MutableMapping[Hashable, Any]):
         blocks: list[tuple[int, int]] = []
         try:
             for room, bin_ in list(self._bins.items()):
-                blocks.extend((bin_.pop(), room) for _ in range(len(bin_)))
+                while bin_:
+                    try:
+                        blocks.append((bin_.pop(), room))
+                    except IndexError:  # A signal handler took the last one.
+                        break
         finally:
             while True:
                 seen = self._arena
@@ -714,7 +699,7 @@ def _shown(key: object) -> str:
     """A short repr that cannot fail."""
     try:
         return reprlib.repr(key)
-    except Exception:
+    except Exception:  # noqa: BLE001  # A __repr__ of the test's.
         return f"<{type(key).__name__}>"
 
 
@@ -730,7 +715,7 @@ def _encoded(key: Hashable, value: Any) -> tuple[int, bytes, list[Any], int]:
             data, buffers = _flattened(value, data, buffers)
     except MemoryError:
         raise
-    except Exception:  # Any code of the test's may have run.
+    except Exception:  # noqa: BLE001  # Any code of the test's may have run.
         return _DILL, _dill_dumps(key, value), [], 0
     return _PICKLE, data, buffers, 0
 
@@ -803,7 +788,7 @@ def _load(kind: int, pieces: list[Any]) -> Any:
     if kind == _BUFFER:
         return pieces[0]
     if kind == _PLAIN:
-        return marshal.loads(pieces[0])
+        return marshal.loads(pieces[0])  # noqa: S302  # As for pickle: the bytes are checked, the process is thrown away.
     if kind == _DILL:
         import dill
 
@@ -975,7 +960,7 @@ def _header_tells(fd: int, size: int, gaps: list[str]) -> bool:
 def _live_slots(fd: int, size: int, gaps: list[str]) -> list[_Slot]:
     """All committed slots; damaged ones are counted and named as one gap."""
     ready = os.pread(fd, _CHUNKS, _CHUNK_MAP).ljust(_CHUNKS, b"\0")
-    if ready.translate(None, bytes([0, _LIVE])) or ready.find(0) not in (-1, len(ready.rstrip(b"\0"))):
+    if ready.translate(None, bytes([0, _LIVE])):
         gaps.append("the journal's header is damaged: which part of the directory is in use is not certain")
     slots: list[_Slot] = []
     damaged: list[int] = []
@@ -1032,8 +1017,6 @@ def _parsed(raw: bytes, number: int, size: int) -> _Slot | None:
         key_checksum=key_checksum,
         checksum=checksum,
     )
-    if slot.kind is Kind.TOMBSTONE:
-        return slot
     inside = (inline or block >= _ARENA) and slot.offset + length <= size
     return slot if inside and key_bytes <= MAX_KEY_BYTES and 8 * buffers <= length else None
 
@@ -1060,8 +1043,6 @@ def _newest_intact(fd: int, newest_first: list[_Slot], gaps: list[str]) -> tuple
     damaged: list[str] = []
     result: tuple[_Slot, Record] | None = None
     for slot in newest_first:
-        if slot.kind is Kind.TOMBSTONE:
-            break
         key = bytes(_exactly(fd, slot.block, slot.key_bytes))
         if _crc32(key) != slot.key_checksum:
             damaged.append(f"a value whose key is damaged, too ({slot.size} bytes)")
@@ -1139,7 +1120,7 @@ def _name(key: bytes) -> str:
 
     try:
         plain = [argument for opcode, argument, _ in pickletools.genops(key) if opcode.name not in _FRAMING]
-    except Exception:
+    except Exception:  # noqa: BLE001  # genops raises whatever it stumbles over.
         plain = []
     if len(plain) == 1 and isinstance(plain[0], (str, bytes, int, float)):
         return reprlib.repr(plain[0])

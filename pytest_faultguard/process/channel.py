@@ -34,9 +34,13 @@ _MARK = "\0"
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """One report, as ``pytest_report_to_serializable`` gave it."""
+    """One report, as ``pytest_report_to_serializable`` gave it, and what that leaves out."""
 
     data: dict[str, Any]
+    #: Whether the text in it was an object that shows itself: a doctest's failure, a fixture that does not exist.
+    was_object: bool = False
+    #: How many subtests of this test have failed so far.
+    failed_subtests: int = 0
 
 
 @final
@@ -63,6 +67,18 @@ class Warned:
     text: str
     filename: str
     line: int
+    args: tuple[Any, ...] = ()
+    #: The object that caused it, as text; None where there is none.
+    source: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noted:
+    """What the test has said to the junitxml file since the last report: of the whole session, and of itself."""
+
+    session_properties: tuple[tuple[str, str], ...]
+    attributes: dict[str, str]
 
 
 @final
@@ -103,10 +119,10 @@ class Told:
     value: str | None
 
 
-Message: TypeAlias = Report | Expected | Warned | Stopped | Finished | Broken | Told
+Message: TypeAlias = Report | Expected | Warned | Noted | Stopped | Finished | Broken | Told
 
 _KINDS: Mapping[str, type[Message]] = {
-    kind.__name__: kind for kind in (Report, Expected, Warned, Stopped, Finished, Broken, Told)
+    kind.__name__: kind for kind in (Report, Expected, Warned, Noted, Stopped, Finished, Broken, Told)
 }
 
 

@@ -308,6 +308,8 @@ class Watch:
     def _kill(self) -> None:
         if self._overdue is not None:
             self._overdue = Overdue(timeout=self._overdue.timeout, stopped_by=signal.SIGKILL.name)
+        # Named now: when the child is buried, they may be gone.
+        self._leaked = _told(_others(self._child.pid))
         _kill_group(self._child.pid)
         self._timers = {self._on_gone_bound: time.monotonic() + GONE_BOUND}
 
@@ -363,7 +365,7 @@ class Watch:
                 _, status = os.waitpid(pid, 0)
             except ChildProcessError:
                 status = None
-            self._leaked = _sweep(pid)
+            self._leaked = tuple(dict.fromkeys((*self._leaked, *_sweep(pid))))
             return status
         finally:
             self._selector.close()
@@ -435,14 +437,23 @@ def _sweep(pid: int) -> tuple[str, ...]:
         return ()
     except PermissionError:
         pass  # There is somebody, of another user.
-    members = tuple(proc.members(pid))
+    members = _others(pid)
     if not members:
         return ()  # Zombies only, which whoever inherited them will reap.
     pidfds = [pidfd for pidfd in map(_pidfd, members) if pidfd is not None]
-    told = tuple(f"{member} {proc.command_line(member)}" for member in members)
+    told = _told(members)
     _signal_group(pid, signal.SIGKILL)
     _await_ends(pidfds)
     return told
+
+
+def _others(pid: int) -> tuple[int, ...]:
+    """The processes of a child's group without the child."""
+    return tuple(member for member in proc.members(pid) if member != pid)
+
+
+def _told(pids: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"{pid} {proc.command_line(pid)}" for pid in pids)
 
 
 def _await_ends(pidfds: list[int]) -> None:
