@@ -42,6 +42,7 @@ import os
 import pickle
 import reprlib
 import struct
+import tempfile
 import threading
 import warnings
 import zlib
@@ -154,6 +155,14 @@ class _PidMark:
 _UNMARKED: Final[_Mark] = b"\0"
 
 
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    # Where nothing is guarded, a journal serves its own process only.
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def _new_mark() -> _Mark:
     """A page that any fork, Python's or C's, wipes: a tenth of the price of asking for the pid."""
     page = mmap.mmap(-1, _PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -254,9 +263,10 @@ class Journal(MutableMapping[Hashable, Any]):
             raise ValueError(f"limit_bytes must be positive, not {limit_bytes}")
         fd = -1
         try:
-            fd = os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            fd = _unnamed_file()
             os.ftruncate(fd, _file_bytes(limit_bytes))
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+            if hasattr(fcntl, "F_ADD_SEALS"):
+                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except (OSError, OverflowError) as error:
             if fd >= 0:
                 os.close(fd)
@@ -339,20 +349,15 @@ class Journal(MutableMapping[Hashable, Any]):
                 self._live, counted = self._live + size, size
                 if shared is None or self._live - entry.held[3] > self._limit:
                     self._refuse(key, size)
-                try:
-                    slot = self._slots.pop()
-                except IndexError:
-                    slot = self._take_slot(key)
+                slot = self._slots.pop() if self._slots else self._take_slot(key)
                 if size <= _INLINE and not blank:
                     start = slot + _INLINE_AT
                     inline = name + data
                     checksum = 0
                 else:
                     room = _room(size)
-                    try:
-                        block = self._bins[room].pop()
-                    except LookupError:
-                        block = self._take(key, room)
+                    bin_ = self._bins.get(room)
+                    block = bin_.pop() if bin_ else self._take(key, room)
                     start = block
                     inline = b""
                     checksum = _fill(shared, block, name, head, data, buffers, blank)
@@ -568,6 +573,8 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _back(self, key: Hashable, start: int, length: int) -> None:
         """Have the memory before it is written; MemoryError, where a store would be SIGBUS."""
+        if not hasattr(os, "posix_fallocate"):
+            return  # macOS, where nothing is guarded.
         try:
             os.posix_fallocate(self._fd, start, length)
         except OSError as error:
@@ -578,12 +585,11 @@ class Journal(MutableMapping[Hashable, Any]):
     # -- free space, known to this process only ----------------------------------------------------------------------
 
     def _take_slot(self, key: Hashable) -> int:
-        """A slot from a new chunk of the directory; MemoryError past the most keys."""
+        """A slot from a new chunk of the directory; MemoryError past the last one."""
         chunk = self._spare_chunks.pop() if self._spare_chunks else next(self._chunks, None)
         if chunk is None:
             raise MemoryError(
-                f"cannot save faultguard_data[{_shown(key)}]: the journal has no room for more than "
-                f"{_CHUNKS * _CHUNK_SLOTS - 1} keys"
+                f"cannot save faultguard_data[{_shown(key)}]: all {_CHUNKS * _CHUNK_SLOTS} slots of the journal are taken"
             )
         start = _DIRECTORY + chunk * _CHUNK_BYTES
         try:
