@@ -1233,3 +1233,40 @@ def test_pipe_and_directory_are_gaps() -> None:
     for fd in (*ends, folder):
         assert read(fd).gaps
         os.close(fd)
+
+
+@given(st.binary(max_size=3000), st.integers(0, 7))
+def test_sums_are_the_same_with_numpy_and_without(raw: bytes, shift: int) -> None:
+    """A reading process need not have NumPy where the writer had it; values begin anywhere."""
+    view = memoryview(raw)[shift:]
+
+    assert module._summed(view, module._numpy_sums) == module._summed(view, module._python_sums)
+
+
+@pytest.mark.parametrize("size", [1 << 16, 300_003, (1 << 20) + 7])
+def test_a_large_array_shows_every_flipped_byte(data: Journal, size: int) -> None:
+    """Its checksum is over sums; whichever byte of it was scribbled over, the value is a gap."""
+    data["large"] = np.random.default_rng(size).integers(0, 255, size, dtype=np.uint8)
+    (record,) = read(data.fileno()).records
+    assert record.summed
+
+    for at in (0, 1, 511, 512, size // 2, size - 8, size - 1):
+        place = record.offset + record.size - size + at
+        (byte,) = os.pread(data.fileno(), 1, place)
+        os.pwrite(data.fileno(), bytes([byte ^ 0x10]), place)
+        found = read(data.fileno())
+        os.pwrite(data.fileno(), bytes([byte]), place)
+        assert (found.records, len(found.gaps)) == ((), 1)
+    assert contents(read(data.fileno()))["large"].tobytes() == data["large"].tobytes()
+
+
+def test_without_numpy_a_large_value_has_its_crc(data: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pays for loading NumPy, and a test's stand-in for it does no harm."""
+    for number, stand_in in enumerate((None, object())):
+        monkeypatch.setitem(sys.modules, "numpy", stand_in)
+        data[number] = bytes(100_000)
+
+    found = read(data.fileno())
+
+    assert [record.summed for record in found.records] == [False, False]
+    assert found.gaps == ()
