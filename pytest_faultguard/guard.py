@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
+from typing import TYPE_CHECKING
 from typing import final
 
 from pytest_faultguard.crash import Ending
@@ -17,11 +17,15 @@ from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.process import child as child_side
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
+from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.signals import Signals
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.process.supervise import Watch
 from pytest_faultguard.process.supervise import Watched
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Between SIGTERM and SIGKILL.
 DEFAULT_GRACE: Seconds = 1.0
@@ -77,20 +81,21 @@ class Guard:
             LaunchError: the child could not be started.
         """
         # On the way out the signals come last: until then none can interrupt.
-        with Signals() as signals, ExitStack() as ours:
-            with ExitStack() as theirs:
-                channel, dump, stacks = (_pipe(ours, theirs) for _ in range(3))
-                reading, writing = zip(channel, dump, stacks, strict=True)
+        with Signals() as signals, _Pipes() as pipes:
+            wiring = child_side.Wiring(*pipes.writing)
+            line = child_side.Line(Sender(wiring.channel_fd), wiring.stacks_fd)
 
-                def main() -> None:
-                    ours.close()
-                    child_side.run(target, child_side.Wiring(*writing))
+            def main() -> None:
+                pipes.close_reading()
+                child_side.run(target, wiring, line)
 
-                child = fork_child(main, restore=signals.restore)
+            child = fork_child(main, restore=signals.restore)
+            pipes.close_writing()
+            channel_fd, dump_fd, stacks_fd = pipes.reading
             watch = Watch(
                 child,
-                receiver=Receiver(channel[0]),
-                fds=reading,
+                receiver=Receiver(channel_fd),
+                fds=(channel_fd, dump_fd, stacks_fd),
                 signals=signals,
                 on_message=self.on_message,
                 on_snapshot=self.on_snapshot,
@@ -113,12 +118,42 @@ class Guard:
         return True
 
 
-def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    ours.callback(os.close, reading)
-    theirs.callback(os.close, writing)
-    os.set_blocking(reading, False)
-    return reading, writing
+@final
+class _Pipes:
+    """What connects a child with its guard: one pipe for messages, one for the dump, one for stacks."""
+
+    def __init__(self) -> None:
+        self.reading: list[int] = []
+        self.writing: list[int] = []
+
+    def __enter__(self) -> Self:
+        try:
+            for _ in range(3):
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                self.reading.append(reading)
+                self.writing.append(writing)
+                os.set_blocking(reading, False)
+            # Here, and not in the child: whatever a child does first costs twice.
+            for index, fd in enumerate(self.writing):
+                self.writing[index] = child_side.moved_up(fd)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close_reading()
+        self.close_writing()
+
+    def close_reading(self) -> None:
+        """In the child: these ends are the guard's."""
+        while self.reading:
+            os.close(self.reading.pop())
+
+    def close_writing(self) -> None:
+        """In the guard: these ends are the child's."""
+        while self.writing:
+            os.close(self.writing.pop())
 
 
 def _remains(watched: Watched) -> Remains:

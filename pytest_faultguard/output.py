@@ -35,6 +35,12 @@ class Output:
         names = [] if self._by_fd else ["stdout", "stderr"]
         names += [] if self._logging is None else ["log"]
         self._files = {name: os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) for name in names}
+        if self._logging is not None:
+            # One for all children, made here: whatever a child does first costs twice.
+            if _log_key not in item.config.stash:
+                item.config.stash[_log_key] = _LogStream(self._logging)
+            self._log = item.config.stash[_log_key]
+            self._log.fd = self._files["log"]
 
     def close(self) -> None:
         """Let the files go."""
@@ -76,11 +82,7 @@ class Output:
                     _tee(stream, self._files[name])
             self._capture.suspend_global_capture()
         if self._logging is not None:
-            handler = _LogStream(self._files["log"])
-            handler.setFormatter(self._logging.formatter)
-            if self._logging.log_level is not None:
-                handler.setLevel(self._logging.log_level)
-            logging.getLogger().addHandler(handler)
+            logging.getLogger().addHandler(self._log)
 
     def forget(self) -> None:
         """In the child: a phase has ended, and its report has its output."""
@@ -184,12 +186,16 @@ def _append(fd: int, data: bytes) -> None:
 
 
 class _LogStream(logging.Handler):
-    def __init__(self, fd: int) -> None:
-        super().__init__()
-        self._fd = fd
+    def __init__(self, plugin: Any) -> None:
+        super().__init__(logging.NOTSET if plugin.log_level is None else plugin.log_level)
+        self.setFormatter(plugin.formatter)
+        self.fd = -1
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _append(self._fd, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+            _append(self.fd, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:  # noqa: BLE001, S110 - pytest's own handler reports a record that cannot be formatted.
             pass
+
+
+_log_key = pytest.StashKey[_LogStream]()

@@ -34,9 +34,10 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return session.header(config)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Resolve the settings of every test, so that a wrong one stops the session before it begins."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Resolve the settings of every test that is left, so that a wrong one stops the session before it begins."""
+    yield
     session.resolve(config, items)
 
 

@@ -105,7 +105,8 @@ _DUMPED = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFP
 _When = Literal["setup", "call", "teardown"]
 
 
-_journal_key = pytest.StashKey[Journal]()
+#: In a child: its journal, which it claims when a test asks for it, and the process that may.
+_journal_key = pytest.StashKey[tuple[Journal, int]]()
 #: While the parent makes a report of a crash: the crash, and what the child's earlier reports said.
 _crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str, object]]]"]()
 
@@ -145,8 +146,11 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
 @contextmanager
 def data_of(item: pytest.Item) -> Generator[Journal]:
     """The journal of an item: its child's, or one of this process for a test that is not guarded."""
-    journal = item.stash.get(_journal_key, None)
-    if journal is not None:
+    inherited = item.stash.get(_journal_key, None)
+    if inherited is not None:
+        journal, pid = inherited
+        if pid == os.getpid():
+            journal.claim()
         yield journal
         return
     journal = Journal.create(data_limit_for(item))
@@ -177,6 +181,7 @@ class _GuardedItem:
         self.finished: Finished | None = None
         self.broken = ""
         self.snapshots: list[Snapshot] = []
+        self.slow: list[tuple[str, str]] = []
         self.captured: dict[str, str] = {}
         self.phase_started_at = time.monotonic()
 
@@ -248,8 +253,10 @@ class _GuardedItem:
         for snapshot in self.snapshots:
             stacks = faultdump.parse(snapshot.text).stacks
             text = faultdump.render(stacks, faultdump.is_plumbing) if stacks else snapshot.text
-            report.sections.append((f"stacks after {snapshot.after:.1f} s", reporting.clean(text)))
+            self.slow.append((f"stacks in {report.when} after {snapshot.after:.1f} s", reporting.clean(text)))
         self.snapshots.clear()
+        # As pytest does with captured output: a report has the sections of the phases before, too.
+        report.sections.extend(section for section in self.slow if section not in report.sections)
 
     def _warn(self, warned: Warned) -> None:
         # To a controller of pytest-xdist, a category is a name in a module.
@@ -276,7 +283,7 @@ class _GuardedItem:
             return
         if stopped.reason is not None:
             raise pytest.exit.Exception(stopped.reason, stopped.returncode)
-        interrupt = KeyboardInterrupt()
+        interrupt = KeyboardInterrupt(*([stopped.text] if stopped.text else []))
         if stopped.frames:
             raise interrupt.with_traceback(reporting.traceback_of(stopped.frames)) from None
         raise interrupt
@@ -357,7 +364,7 @@ class _GuardedItem:
         call.start = call.stop - crash.duration
         error = error_for(crash).with_traceback(reporting.blame(item, crash))
         call.excinfo = pytest.ExceptionInfo.from_exception(error)
-        sections = [] if self.last is None else [*self.last.sections]
+        sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
         item.stash[_crash_key] = crash, sections, [] if self.last is None else self.last.user_properties
         item.stash[xfailed_key] = self._xfail(crash)
@@ -372,6 +379,11 @@ class _GuardedItem:
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
+
+    def _earlier_sections(self) -> list[tuple[str, str]]:
+        """The output of the phases that have ended; what a hook had put into their reports is theirs."""
+        sections = [] if self.last is None else self.last.sections
+        return [(title, text) for title, text in sections if title.startswith(("Captured ", "stacks after "))]
 
     def _xfail(self, crash: Crash) -> Xfail | None:
         expected = self.expected
@@ -400,9 +412,8 @@ class _GuardedItem:
             return
         if report is not None and report.failed and not logged:
             item.ihook.pytest_runtest_logreport(report=report)
-        earlier = [] if self.last is None else self.last.sections
         ours: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
-        ours.sections[:0] = earlier
+        ours.sections[:0] = self._earlier_sections()
         if self.last is not None:
             ours.user_properties = self.last.user_properties
         item.ihook.pytest_runtest_logreport(report=ours)
@@ -452,6 +463,11 @@ def _prepare(config: pytest.Config) -> None:
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is not None:
         factory.getbasetemp()
+    if _outermost_key not in config.stash:
+        config.stash[_outermost_key] = _Outermost()
+    config.stash[_outermost_key].stand_by(config.pluginmanager)
+    for kind in _REPORTED_KINDS:
+        issubclass(kind, os.PathLike)
     # What is still in a buffer would be written twice.
     config.get_terminal_writer().flush()
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
@@ -495,23 +511,22 @@ def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Jour
     if session.status is not None:
         session.status.close()
     _disown(item.session, session)
-    journal.claim()
-    item.stash[_journal_key] = journal
+    item.stash[_journal_key] = journal, os.getpid()
     output.arm()
     sender = line.sender
-    manager = config.pluginmanager
-    manager.register(_Silence())
-    manager.register(_Reporter(item, sender, journal, output))
-    if manager.hasplugin("warnings"):
+    config.stash[_outermost_key].reporter = _Reporter(item, sender, journal, output)
+    if config.pluginmanager.hasplugin("warnings"):
         _forward_warnings(sender)
     _refuse_debuggers()
     _arm_faulthandler_timeout(config, line.stacks_fd)
     try:
         runtestprotocol(item, nextitem=None)
+        # A teardown that raised no Exception but a BaseException has kept pytest from the rest.
+        item.session._setupstate.teardown_exact(None)
     except pytest.exit.Exception as leaving:
         sender.send(Stopped(reason=str(leaving.msg), returncode=leaving.returncode))
     except KeyboardInterrupt as interrupt:
-        sender.send(Stopped(reason=None, returncode=None, frames=_frames_of(interrupt)))
+        sender.send(Stopped(reason=None, returncode=None, text=str(interrupt), frames=_frames_of(interrupt)))
     else:
         sender.send(Finished(shouldstop=item.session.shouldstop, shouldfail=item.session.shouldfail))
         return
@@ -550,6 +565,7 @@ def _forward_warnings(sender: Sender) -> None:
 
 def _refuse_debuggers() -> None:
     def refuse(*_: object, **__: object) -> None:
+        __tracebackhide__ = True
         if os.environ.get("PYTHONBREAKPOINT") != "0":
             _no_debugger()
 
@@ -558,6 +574,7 @@ def _refuse_debuggers() -> None:
 
 
 def _no_debugger() -> NoReturn:
+    __tracebackhide__ = True
     pytest.fail("a guarded test has no terminal for a debugger: run it with --no-faultguard")
 
 
@@ -593,17 +610,80 @@ class _ForwardedError(Exception):
     """Ends the call of a hook whose implementations belong to the parent."""
 
 
+class _Outermost:
+    """What a child does around all hooks of all plugins; idle in the parent.
+
+    Registered before the fork, because that takes longer than all else that a child does before its test, and kept the
+    one that was registered last.
+    """
+
+    def __init__(self) -> None:
+        #: Set in a child.
+        self.reporter: _Reporter | None = None
+        self._silence = _Silence(self)
+
+    def stand_by(self, manager: pytest.PytestPluginManager) -> None:
+        """In the parent, before each fork: be the last one."""
+        _, last = manager.list_name_plugin()[-1]
+        if last is self:
+            return
+        for plugin in (self._silence, self):
+            if manager.is_registered(plugin):
+                manager.unregister(plugin)
+            manager.register(plugin)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+        if self.reporter is not None:
+            self.reporter.tell(report)
+        try:
+            return (yield)
+        except _ForwardedError:
+            return []
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        if self.reporter is not None:
+            self.reporter.add_data(report)
+        return report
+
+    # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
+
+    def pytest_runtest_setup(self) -> None:
+        if self.reporter is not None:
+            self.reporter.tell_expected()
+
+    def pytest_runtest_call(self) -> None:
+        if self.reporter is not None:
+            self.reporter.tell_expected()
+
+    def pytest_enter_pdb(self) -> None:
+        if self.reporter is not None:
+            _no_debugger()
+
+
 class _Silence:
-    """Keeps reports from the plugins of this process: those of the parent get them."""
+    """Keeps reports from the plugins of a child: those of the parent get them."""
+
+    def __init__(self, outermost: _Outermost) -> None:
+        self._outermost = outermost
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self) -> Generator[None, object, object]:
-        raise _ForwardedError
-        yield  # type: ignore[unreachable]  # Makes it a wrapper.
+        if self._outermost.reporter is not None:
+            raise _ForwardedError
+        return (yield)
+
+
+_outermost_key = pytest.StashKey[_Outermost]()
+#: What reports are made of. pytest asks of each value whether it is a path: the class remembers the answers, and a child
+#: that inherits them need not find them.
+_REPORTED_KINDS = (str, int, float, bool, list, tuple, dict, type(None))
 
 
 class _Reporter:
-    """Sends what happens in the child to its guard. Registered last, so that it is the outermost."""
+    """Sends what happens in the child to its guard."""
 
     def __init__(self, item: pytest.Item, sender: Sender, journal: Journal, output: Output) -> None:
         self._item = item
@@ -614,39 +694,24 @@ class _Reporter:
         self._xml = item.config.stash.get(xml_key, None)
         self._told_properties = len(self._xml.global_properties) if self._xml is not None else 0
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
+    def tell(self, report: pytest.TestReport) -> None:
+        """A phase has ended: its report leaves at once."""
         # The parent's session counts it as well; what runs here must know when enough is enough.
         self._item.session.pytest_runtest_logreport(report)
+        self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self._tell_noted(report)
         self._output.turns.hand_over(lambda: self._send(_packed(report, self._item.config)))
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
-        try:
-            return (yield)
-        except _ForwardedError:
-            return []
 
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        report = yield
-        if report.failed and len(self._journal):
-            rescued, gaps = rescue(self._journal.fileno())
-            text = "\n".join([reporting.data_text(rescued), *gaps])
-            reporting.add_section(report, reporting.DATA_TITLE, text)
-        return report
-
-    # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
-
-    def pytest_runtest_setup(self) -> None:
-        self._tell_expected()
-
-    def pytest_runtest_call(self) -> None:
-        self._tell_expected()
-
-    def pytest_enter_pdb(self) -> None:
-        _no_debugger()
+    def add_data(self, report: pytest.TestReport) -> None:
+        """Show what is in the journal in a report that failed."""
+        if not report.failed or not len(self._journal) or reporting.has_section(report, reporting.DATA_TITLE):
+            return
+        rescued, gaps = rescue(self._journal.fileno())
+        text = "\n".join([reporting.data_text(rescued), *gaps])
+        reporting.add_section(report, reporting.DATA_TITLE, text)
 
     def _tell_noted(self, report: pytest.TestReport) -> None:
         if self._xml is None:
@@ -658,7 +723,8 @@ class _Reporter:
         if properties or attributes:
             self._send(Noted(session_properties=properties, attributes=attributes))
 
-    def _tell_expected(self) -> None:
+    def tell_expected(self) -> None:
+        """A phase begins: would a crash in it be an expected one?"""
         if self._item.config.option.runxfail:
             return
         xfail = self._item.stash.get(xfailed_key, None)
@@ -683,15 +749,15 @@ def _packed(report: pytest.TestReport, config: pytest.Config) -> Report:
 
 def _expected(xfail: Xfail) -> Expected:
     """What the guard must know of an evaluated xfail mark; whatever is code in it was run here."""
-    raises = xfail.raises
-    pattern = getattr(raises, "match", None)
-    # pytest.RaisesExc: its types and its pattern are data. A check=… is code that only the dead child could have run.
-    types = raises if isinstance(raises, type | tuple) else getattr(raises, "expected_exceptions", None)
-    unanswerable = getattr(raises, "check", None) is not None
-    crash, hang = (
-        raises is None or (types is not None and not unanswerable and issubclass(kind, types))
-        for kind in (CrashError, HangError)
-    )
+    raises: Any = xfail.raises
+    types, pattern, unanswerable = raises, None, False
+    if raises is not None and not isinstance(raises, type | tuple):
+        # pytest.RaisesExc: its types, if any, and its pattern are data. A check=… is code that only the dead child could
+        # have run. And a crash is no group of exceptions.
+        is_single = type(raises) is getattr(pytest, "RaisesExc", None)
+        types, pattern = raises.expected_exceptions or BaseException, raises.match
+        unanswerable = not is_single or raises.check is not None
+    crash, hang = (raises is None or (not unanswerable and issubclass(kind, types)) for kind in (CrashError, HangError))
     return Expected(
         reason=xfail.reason,
         strict=bool(xfail.strict),

@@ -8,11 +8,13 @@ Every ``--tb`` style works so, and every plugin that looks at the exception.
 from __future__ import annotations
 
 import ast
+import functools
 import linecache
 import traceback
 import types
 from collections.abc import Iterator
 from typing import Any
+from typing import NamedTuple
 from typing import final
 
 import pytest
@@ -93,9 +95,7 @@ def _first_line(item: pytest.Item) -> Frame:
     path, line, name = item.reportinfo()
     function = getattr(item, "originalname", None) or item.name or name
     start = (line or 0) + 1
-    found = next(
-        (node.lineno for node in _functions(str(path)) if node.name == function and _starts_at(node) == start), start
-    )
+    found = next((one.line for one in _functions(str(path)) if one.name == function and one.starts_at == start), start)
     return Frame(function=function, file=str(path), line=found)
 
 
@@ -103,38 +103,62 @@ def _definition(frame: Frame) -> int | None:
     """The first line of the function that this frame is in; decorators count, as in ``co_firstlineno``."""
     name = frame.function.rpartition(".")[2]
     around = [
-        node
-        for node in _functions(frame.file)
-        if node.name == name and frame.line and _starts_at(node) <= frame.line <= (node.end_lineno or 0)
+        one
+        for one in _functions(frame.file)
+        if one.name == name and frame.line and one.starts_at <= frame.line <= one.ends_at
     ]
-    return _starts_at(around[-1]) if around else None
+    return around[-1].starts_at if around else None
 
 
-_Function = ast.FunctionDef | ast.AsyncFunctionDef
+class _Function(NamedTuple):
+    """Where a function stands in its file."""
+
+    name: str
+    starts_at: int
+    #: The line of its ``def``, after its decorators.
+    line: int
+    ends_at: int
 
 
-def _starts_at(node: _Function) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-
-
-def _functions(file: str) -> Iterator[_Function]:
+def _functions(file: str) -> tuple[_Function, ...]:
     """The functions that a source file defines, outer ones first."""
+    return _parsed("".join(linecache.getlines(file)))
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(source: str) -> tuple[_Function, ...]:
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
+        return ()
+    return tuple(
+        _Function(
+            name=node.name,
+            starts_at=min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]),
+            line=node.lineno,
+            ends_at=node.end_lineno or 0,
+        )
+        for node in _statements(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements in a node, without the expressions, which are most of a tree and define no functions by name."""
+    for name in ("body", "handlers", "cases", "orelse", "finalbody"):
+        for inner in getattr(node, name, ()):
+            yield inner
+            yield from _statements(inner)
 
 
 def dress(report: pytest.TestReport, crash: Crash) -> None:
     """Put a crash into the report that pytest made of its exception."""
     setattr(report, ATTRIBUTE, to_json(crash))
     longrepr = report.longrepr
-    if hasattr(longrepr, "reprcrash") and not hasattr(longrepr, "chain"):
-        # --tb=native: Python's own look, but the summary is pytest's.
-        longrepr.reprcrash.message = _without_type(longrepr.reprcrash.message)
+    summary = getattr(longrepr, "reprcrash", None)
+    if summary is not None:
+        # With --tb=native there is no chain: Python's own look, but the summary is pytest's.
+        summary.message = _without_type(summary.message)
     for entries, location, _ in getattr(longrepr, "chain", ()):
         for entry in entries.reprentries:
             entry.lines[:] = [_without_type(line) for line in entry.lines]
@@ -187,6 +211,11 @@ def add_section(report: pytest.TestReport, title: str, text: str) -> None:
         report.sections.append((title, text))
     else:
         add(title, text, "-")
+
+
+def has_section(report: pytest.TestReport, title: str) -> bool:
+    """Whether :func:`add_section` has added it."""
+    return any(title == one[0] for one in (*report.sections, *getattr(report.longrepr, "sections", ())))
 
 
 @final

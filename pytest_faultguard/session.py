@@ -17,6 +17,7 @@ from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
+from pytest_faultguard.process import proc
 from pytest_faultguard.process.signals import Status
 
 #: Where a worker tells its controller of a usage error, in what xdist sends back at a worker's end.
@@ -35,6 +36,8 @@ class Session:
     #: The processes of the workers on this machine, by xdist's names for them.
     workers: dict[str, int] = field(default_factory=dict)
     status: Status | None = None
+    #: The terminal, where an unguarded test's capture has put a file in its place.
+    terminal_fd: int = 2
 
 
 session_key = pytest.StashKey[Session]()
@@ -57,6 +60,7 @@ def end(config: pytest.Config) -> None:
     session = config.stash.get(session_key, None)
     if session is not None and session.status is not None:
         session.status.close()
+        os.close(session.terminal_fd)
 
 
 def header(config: pytest.Config) -> str | None:
@@ -110,20 +114,23 @@ def _listen(session: Session) -> None:
         try:
             session.status = Status(signal.SIGUSR1, lambda: tell_status(session))
         except ValueError:
-            pass  # Somebody uses that signal: it stays theirs.
+            return  # Somebody uses that signal: it stays theirs.
+        session.terminal_fd = os.dup(2)
 
 
 def tell_status(session: Session) -> None:
     """Write to the real terminal what the guarded tests do now; called by a signal handler."""
     for pid in session.workers.values():
-        try:
-            os.kill(pid, signal.SIGUSR1)
-        except ProcessLookupError:
-            pass  # It has just ended.
+        # One that does not listen would die: it guards nothing, or not yet.
+        if proc.caught(pid, signal.SIGUSR1):
+            try:
+                os.kill(pid, signal.SIGUSR1)
+            except ProcessLookupError:
+                pass  # It has just ended.
     if session.guarding is not None:
         _tell_guarded(*session.guarding)
     elif not session.workers:
-        to_terminal("[faultguard] no guarded test is running\n")
+        to_terminal("[faultguard] no guarded test is running\n", session.terminal_fd)
 
 
 def _tell_guarded(label: str, guard: Guard) -> None:
@@ -135,9 +142,9 @@ def _tell_guarded(label: str, guard: Guard) -> None:
         to_terminal(f"[faultguard] {label}: about to start, or ended\n")
 
 
-def to_terminal(text: str) -> None:
+def to_terminal(text: str, fd: int = 2) -> None:
     """Write past pytest's capture, which is off in this process while a guard waits; also in a worker."""
     try:
-        os.write(2, text.encode("utf-8", "backslashreplace"))
+        os.write(fd, text.encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # Closed: then nobody wants to read it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from testing.audit import audit_tmp
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
+from testing.live import StartPytest
+from testing.live import starting
 
 __all__ = ["allow_leftovers", "audit", "audit_tmp"]
 
@@ -63,6 +66,13 @@ def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Ru
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("PY_COLORS", "0")
     return RunPytest(pytester)
+
+
+@pytest.fixture
+def start_pytest(pytester: pytest.Pytester, run_pytest: RunPytest) -> Iterator[StartPytest]:
+    """`start_pytest(*args)`: an inner session that runs beside the test, whose tests `from say import say, wait`."""
+    with starting(pytester) as start:
+        yield start
 
 
 @pytest.fixture(params=[(), ("-n2",)], ids=["serial", "n2"])

@@ -109,6 +109,7 @@ class Live:
         self._fds = {fifo: bytearray(), process.stdout.fileno(): bytearray()}
         self._fifo = fifo
         self._go = go
+        self._pidfd = os.pidfd_open(process.pid)
         self._stdout = process.stdout.fileno()
         self._words: list[str] = []
         for fd in self._fds:
@@ -154,35 +155,38 @@ class Live:
     def end(self, within: float = WAIT_SECONDS) -> int:
         """Wait for the end of pytest, whoever may still hold its output; its exit status, negative for a signal."""
         deadline = time.monotonic() + within
-        pidfd = os.pidfd_open(self.pid)
-        with _closing(pidfd):
-            while not self._ready(pidfd, max(0.0, deadline - time.monotonic())):
-                if time.monotonic() > deadline:
-                    pytest.fail(f"the session is still running after {within:g} s:\n{self.output}")
-                self._drain()
+        while not self._has_ended(max(0.0, deadline - time.monotonic())):
+            if time.monotonic() > deadline:
+                pytest.fail(f"the session is still running after {within:g} s:\n{self.output}")
+            self._drain()
         self._drain()
         return self.process.wait()
 
+    def close(self) -> None:
+        """Kill what still runs, and let the descriptors go."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        os.close(self._pidfd)
+
     def _wait(self, condition: Callable[[], bool], what: str, within: float) -> None:
         deadline = time.monotonic() + within
-        pidfd = os.pidfd_open(self.pid)
-        with _closing(pidfd):
+        self._drain()
+        while not condition():
+            left = deadline - time.monotonic()
+            over = left < 0 or self._has_ended(left)
             self._drain()
-            while not condition():
-                left = deadline - time.monotonic()
-                if left < 0 or self._ready(pidfd, left):
-                    self._drain()
-                    if condition():
-                        return
-                    pytest.fail(f"waited in vain for {what}; the session said {self._words}, and:\n{self.output}")
-                self._drain()
+            if over and not condition():
+                pytest.fail(f"waited in vain for {what}; the session said {self._words}, and:\n{self.output}")
 
-    def _ready(self, pidfd: int, within: float) -> bool:
-        """Wait for anything; whether the session has ended."""
+    def _has_ended(self, within: float) -> bool:
+        """Wait for anything; whether it is the end."""
         with selectors.PollSelector() as selector:
-            for fd in (pidfd, *self._fds):
+            for fd in (self._pidfd, *self._fds):
                 selector.register(fd, selectors.EVENT_READ)
-            return pidfd in {key.fd for key, _ in selector.select(within)}
+            return self._pidfd in {key.fd for key, _ in selector.select(within)}
 
     def _drain(self) -> None:
         for fd, text in list(self._fds.items()):
@@ -242,11 +246,7 @@ def starting(pytester: pytest.Pytester) -> Iterator[StartPytest]:
         for fd in fds:
             os.close(fd)
         for live in started:
-            if live.process.poll() is None:
-                live.process.kill()
-                live.process.wait()
-            assert live.process.stdout is not None
-            live.process.stdout.close()
+            live.close()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
 from pathlib import Path
@@ -21,7 +20,6 @@ import pytest
 from testing.harness import Recorder
 from testing.harness import RunPytest
 from testing.live import StartPytest
-from testing.live import starting
 
 LEDGER = '''
 """Where fixtures write down when and where they begin, are used, and end."""
@@ -189,13 +187,6 @@ def _node(line: Line) -> str:
 def ledger(pytester: pytest.Pytester) -> Ledger:
     """`from ledger import begin, use, end, lasting, die` in an inner session; then `ledger.check()`."""
     return Ledger(pytester.path)
-
-
-@pytest.fixture
-def start_pytest(pytester: pytest.Pytester, run_pytest: RunPytest) -> Iterator[StartPytest]:
-    """A session without the `--basetemp` that pytester gives."""
-    with starting(pytester) as start:
-        yield start
 
 
 SCOPES = ("session", "package", "module", "class", "function")

@@ -89,7 +89,7 @@ def victims() -> str:
     parts = [VICTIM.format(way=way, code=code) for way, (code, _) in WAYS.items()]
     for way, phase in CASES:
         body = f"die_{way}()" if phase == "call" else "pass"
-        parts.append(TEST.format(way=way, phase=phase, body=body, timeout=0.2 if way == "hang" else 0))
+        parts.append(TEST.format(way=way, phase=phase, body=body, timeout=0.5 if way == "hang" else 0))
     return "\n".join([*parts, "def test_after(): pass"])
 
 
@@ -136,7 +136,7 @@ def test_the_words_tell_the_phase(
         ("_ ERROR at teardown of test_signal_teardown _", "SIGSEGV (segmentation fault) in teardown after "),
         ("_ ERROR at teardown of test_signal_exit _", "SIGSEGV (segmentation fault) at exit after "),
         ("_ ERROR at teardown of test_exit_0_exit _", "exit code 0 at exit after "),
-        ("_ ERROR at teardown of test_hang_teardown _", "timeout of 0.2 s passed in teardown"),
+        ("_ ERROR at teardown of test_hang_teardown _", "timeout of 0.5 s passed in teardown"),
     ):
         start = next(number for number, line in enumerate(result.outlines) if headline in line)
         assert (
@@ -316,7 +316,7 @@ def test_a_hang_in_teardown_does_not_take_the_calls_report_along(
             print("said in teardown")
             pylib.loop_blocked()
 
-        @pytest.mark.faultguard(timeout=0.3, grace=0.1)
+        @pytest.mark.faultguard(timeout=0.5, grace=0.1)
         def test_a(hangs, record_property):
             record_property("colour", "red")
             print("said in call")
@@ -484,7 +484,8 @@ def test_durations_are_true(
     for name, phases in TIMES.items():
         assert measured[name].keys() == phases.keys(), name
         for when, least in phases.items():
-            assert least <= measured[name][when] < least + TOLERANCE, (name, when)
+            # The guard learns by a message that the phase before has ended.
+            assert least - 0.05 <= measured[name][when] < least + TOLERANCE, (name, when)
 
     lines = re.findall(r"^([0-9.]+s) (setup|call|teardown) +\S+::(\w+)$", result.stdout.str(), re.MULTILINE)
     assert {(name, when): told for told, when, name in lines} == {

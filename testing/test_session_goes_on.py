@@ -49,11 +49,11 @@ WAYS = {
     "sigbus": Way("lib.sigbus()", "SIGBUS"),
     "exit3": Way("lib.exit3()", "exit code 3"),
     "exit0": Way("lib.exit0()", "exit code 0"),
-    "loop_gil": Way("pylib.loop_gil()", "timeout, SIGTERM", "timeout=0.2"),
-    "loop_blocked": Way("pylib.loop_blocked()", "timeout, SIGKILL", "timeout=0.2, grace=0.1"),
+    "loop_gil": Way("pylib.loop_gil()", "timeout, SIGTERM", "timeout=0.5"),
+    "loop_blocked": Way("pylib.loop_blocked()", "timeout, SIGKILL", "timeout=0.5, grace=0.1"),
     "native_thread_crash": Way("lib.native_thread_crash(0); signal.pause()", "SIGSEGV"),
     "native_thread_abort": Way("lib.native_thread_abort(0); signal.pause()", "SIGABRT"),
-    "stop_self": Way("lib.stop_self(); lib.loop_gil()", "timeout, SIGTERM", "timeout=0.2"),
+    "stop_self": Way("lib.stop_self(); lib.loop_gil()", "timeout, SIGTERM", "timeout=0.5"),
     "block_all_signals": Way("lib.block_all_signals(); lib.null_write()", "SIGSEGV"),
     "close_all_fds": Way("lib.close_all_fds()", "lost"),
     "kill_self": Way("lib.kill_self(signal.SIGTERM)", "SIGTERM"),
@@ -92,8 +92,8 @@ from programs import lib, pylib
 
 
 def overflow_the_stack():
-    # A Python function calls itself through C, as callbacks do. With 1 MiB of stack it is quick.
-    resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+    # A Python function calls itself through C, as callbacks do. With 256 KiB of stack it is quick.
+    resource.setrlimit(resource.RLIMIT_STACK, (1 << 18, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     sys.setrecursionlimit(10 ** 6)
 
     @ctypes.CFUNCTYPE(None)
@@ -187,7 +187,8 @@ def crash_and_go_on(crash):
     assert crash(10) == 0
     (thread,) = set(os.listdir("/proc/self/task")) - before
     # Until that thread has begun to write what it knows.
-    while "\\nsyscw: 0\\n" in open(f"/proc/self/task/{thread}/io").read():
+    fd = os.open(f"/proc/self/task/{thread}/io", os.O_RDONLY)
+    while b"\\nsyscw: 0\\n" in os.pread(fd, 500, 0):
         pass
 
 

@@ -88,7 +88,8 @@ class Stopped:
 
     reason: str | None
     returncode: int | None
-    #: Where, outermost call first; only for an interrupt.
+    #: What the interrupt said, and where, outermost call first.
+    text: str = ""
     frames: tuple[Frame, ...] = ()
 
 

@@ -27,7 +27,7 @@ from pytest_faultguard.process.channel import Sender
 ENVIRONMENT_VARIABLE = "PYTEST_FAULTGUARD"
 #: How a child leaves that can no longer say anything.
 CHANNEL_LOST_STATUS = 121
-#: A child's descriptors move up here, out of the way of tests that count them, close too many, or expect the lowest.
+#: Where a child's own descriptors are.
 _HIGH_FD = 512
 
 
@@ -56,18 +56,17 @@ def is_guarded() -> bool:
     return os.environ.get(ENVIRONMENT_VARIABLE) == "1"
 
 
-def run(target: Callable[[Line], object], wiring: Wiring) -> NoReturn:
+def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoReturn:
     """Arm the evidence, run the target, leave by ``_exit``: what the parent registered with atexit is not ours."""
     status = 1
     try:
         # Everything that exists now belongs to the parent as well: a collection that walked it would copy its pages.
         gc.freeze()
-        high = _moved_up(wiring)
         _leave_terminal()
-        faultdump.arm(high.dump_fd, high.stacks_fd)
-        os.register_at_fork(after_in_child=lambda: _disown(high))
+        faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
+        os.register_at_fork(after_in_child=lambda: _disown(wiring))
         os.environ[ENVIRONMENT_VARIABLE] = "1"
-        status = _outcome(target, Line(Sender(high.channel_fd), high.stacks_fd))
+        status = _outcome(target, line)
     finally:
         _flush()
         os._exit(status)
@@ -87,16 +86,13 @@ def _outcome(target: Callable[[Line], object], line: Line) -> int:
     return 0
 
 
-def _moved_up(wiring: Wiring) -> Wiring:
+def moved_up(fd: int) -> int:
+    """The same file under a high number: out of the way of tests that count, close too many, or expect the lowest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
-
-    def moved(fd: int) -> int:
-        high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-        os.close(fd)
-        return high
-
-    return Wiring(moved(wiring.channel_fd), moved(wiring.dump_fd), moved(wiring.stacks_fd))
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    os.close(fd)
+    return high
 
 
 def _leave_terminal() -> None:

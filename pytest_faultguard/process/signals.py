@@ -8,6 +8,7 @@ kernel's ``struct sigaction`` is saved and put back as it was.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # The half of signal that is written in C.
 import ctypes
 import os
 import signal
@@ -16,6 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from typing import TypeAlias
 from typing import final
+
+from pytest_faultguard.process import proc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +41,11 @@ _SIGACTION_BYTES = 256
 Mask: TypeAlias = set["int | signal.Signals"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Looked up here, once, and not again in every child.
+_sigaction = _libc.sigaction
+_prctl = _libc.prctl
+_Action = ctypes.c_char * _SIGACTION_BYTES
+_NULL = bytes(ctypes.sizeof(ctypes.c_void_p))
 
 
 @final
@@ -47,8 +55,10 @@ class Disposition:
     def __init__(self, number: int) -> None:
         self.number = number
         self.function = signal.getsignal(number)
-        self._action = ctypes.create_string_buffer(_SIGACTION_BYTES)
-        _libc.sigaction(number, None, self._action)
+        action = _Action()
+        _sigaction(number, None, action)
+        #: What the kernel's table is given besides; None for the default, of which Python's says everything.
+        self._action = None if self.function is signal.SIG_DFL and action.raw.startswith(_NULL) else action
 
     @property
     def ignored(self) -> bool:
@@ -59,17 +69,20 @@ class Disposition:
         """Put both tables back."""
         # None stands for a C handler: Python's table cannot be given it, the kernel's can.
         signal.signal(self.number, signal.SIG_DFL if self.function is None else self.function)
-        _libc.sigaction(self.number, self._action, None)
+        if self._action is not None:
+            _sigaction(self.number, self._action, None)
 
 
 def block_all() -> Mask:
     """Block every signal in this thread; return the former mask."""
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    # Not signal's own, which turns all of the former mask into enums: that takes longer than anything else here.
+    mask: Mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    return mask
 
 
 def set_mask(mask: Mask) -> None:
     """Put a mask back that :func:`block_all` returned."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @final
@@ -84,6 +97,8 @@ class Signals:
         self._former: dict[int, Disposition] = {}
         self._noted: list[int] = []
         self._kept: list[int] = []
+        #: Where set, takes each signal as it comes, instead of its being noted.
+        self.act: Callable[[int], None] | None = None
         #: Becomes readable when a signal was noted, or :meth:`wake` was called.
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -105,11 +120,12 @@ class Signals:
         try:
             self.restore()
             os.close(self.fd)
+            for number in dict.fromkeys((*self._kept, *self._noted)):
+                # With the former disposition: KeyboardInterrupt, a function of the user's, or the end of this process.
+                # All of them when the mask is put back, so that none is lost because another one raised.
+                signal.raise_signal(number)
         finally:
             set_mask(mask)
-        for number in dict.fromkeys((*self._kept, *self._noted)):
-            # With the former disposition: KeyboardInterrupt, a function of the user's, or the end of this process.
-            signal.raise_signal(number)
 
     def restore(self) -> None:
         """Put the former dispositions back; also what a fork's child does first."""
@@ -134,14 +150,18 @@ class Signals:
             taken.append(number)
         return taken
 
-    def stop_here(self) -> None:
-        """Stop this process as SIGTSTP would have done without us; returns when it goes on."""
-        former = self._former[STOP]
-        former.restore()
-        signal.raise_signal(STOP)
-        signal.signal(STOP, self._note)
+    def pass_on(self, number: int) -> None:
+        """Raise a signal with its former disposition, now: it may raise, stop this process for a while, or end it."""
+        self._former[number].restore()
+        try:
+            signal.raise_signal(number)
+        finally:
+            signal.signal(number, self._note)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.act is not None:
+            self.act(number)
+            return
         self._noted.append(number)
         self.wake()
 
@@ -156,7 +176,8 @@ class Status:
 
     def __init__(self, number: int, answer: Callable[[], None]) -> None:
         self._former = Disposition(number)
-        if self._former.function is not signal.SIG_DFL:
+        # Python's own table does not know of a handler that C code has installed: faulthandler.register is such.
+        if self._former.function is not signal.SIG_DFL or proc.caught(os.getpid(), number):
             msg = f"{signal.Signals(number).name} has a handler already"
             raise ValueError(msg)
         self._answer = answer
@@ -172,7 +193,7 @@ class Status:
 
 def set_parent_death_signal(number: int) -> None:
     """Have the kernel send this process a signal when the thread that forked it ends (``prctl(2)``)."""
-    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 _PR_SET_PDEATHSIG = 1

@@ -41,6 +41,8 @@ STACKS_QUIET: Seconds = 0.03
 #: After SIGKILL, or after its last message, a process that is not gone in this time is stuck in the kernel.
 GONE_BOUND: Seconds = 5.0
 _READ_BYTES = 1 << 16
+#: Between two looks at a dump that is being written.
+_DUMP_PAUSE: Seconds = 0.002
 #: More of a dump than this is not a dump: somebody writes into a descriptor that was ours.
 _DUMP_BYTES = 1 << 20
 
@@ -105,9 +107,11 @@ class Watch:
         self._overdue: Overdue | None = None
         self._lost = ""
         self._interrupts = 0
+        self._interrupt: KeyboardInterrupt | None = None
         self._status_answer: Callable[[str], None] | None = None
         self._finished = False
         self._dead = False
+        self._buried = False
         self._ended_at: Seconds | None = None
         self._leaked: tuple[str, ...] = ()
         self._gaps: list[str] = []
@@ -130,7 +134,10 @@ class Watch:
             self._timers[self._on_dump_due] = self._child.started_at + self._dump_every
 
     def run(self) -> Watched:
-        """Wait for the child's end and bury it, whatever is raised in between."""
+        """Wait for the child's end and bury it, whatever is raised in between.
+
+        An interrupt that came while somebody else's code ran here is raised when the child is buried.
+        """
         try:
             while not self._dead:
                 self._turn()
@@ -141,6 +148,8 @@ class Watch:
         self._read_stacks()
         if self._stacks:
             self._on_stacks_quiet()
+        if self._interrupt is not None:
+            raise self._interrupt
         return Watched(
             ending=self._ending(status),
             finished=self._finished,
@@ -148,7 +157,7 @@ class Watch:
             dump=self._dump.decode("ascii", "backslashreplace"),
             stacks=self._hang_stacks,
             leaked=self._leaked,
-            gaps=tuple(self._gaps),
+            gaps=tuple(dict.fromkeys(self._gaps)),
         )
 
     def ask_stacks(self, answer: Callable[[str], None]) -> None:
@@ -195,22 +204,42 @@ class Watch:
         if self._overdue is not None or self._dump:
             # Said after the deadline or after the crash: the ending is decided, and a phase has one outcome.
             return
+        if self._askers:
+            # Asked before and written before: they belong to what the child was doing before it said this.
+            self._read_stacks()
+            if self._stacks:
+                self._on_stacks_quiet()
         if isinstance(message, Finished):
             self._finished = True
             self._timers = {self._on_exit_bound: time.monotonic() + GONE_BOUND}
-        self._on_message(message)
+        self._call(lambda: self._on_message(message))
+
+    def _call(self, outside: Callable[[], None]) -> None:
+        """Call what is not ours and may hang or wait: a signal acts there as it would without us."""
+        self._signals.act = self._on_signal_outside
+        try:
+            outside()
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = self._interrupt or interrupt
+            self._interrupt_child()
+        finally:
+            self._signals.act = None
 
     def _read_dump(self) -> None:
         data = _read(self._dump_fd)
         if data == b"":
             self._forget(self._dump_fd)
-        if not data:
             return
-        if not self._dump:
+        if data and not self._dump:
             # Whatever else happens now, this is a crash: another thread may still exit with 0 before the signal kills.
             self._note_end()
             self._timers = {self._on_dying_bound: time.monotonic() + max(self._grace, 1.0)}
-        self._dump += data[: _DUMP_BYTES - len(self._dump)]
+        self._dump += (data or b"")[: _DUMP_BYTES - len(self._dump)]
+        if self._dump:
+            # faulthandler writes word by word, and would wake us by each: we look again from time to time, so that the
+            # pipe is never full, and at the end.
+            self._forget(self._dump_fd)
+            self._timers[self._read_dump] = time.monotonic() + _DUMP_PAUSE
 
     def _read_stacks(self) -> None:
         data = _read(self._stacks_fd)
@@ -254,13 +283,14 @@ class Watch:
         self._answer("")
 
     def _on_stacks_quiet(self) -> None:
+        self._timers.pop(self._on_stacks_quiet, None)
         text = self._stacks.decode("ascii", "backslashreplace")
         self._stacks.clear()
         if self._askers:
             self._answer(text)
         elif text:
             # Nobody asked: pytest's faulthandler_timeout has passed in the child.
-            self._on_snapshot(Snapshot(after=self.elapsed, text=text))
+            self._tell(Snapshot(after=self.elapsed, text=text))
 
     def _answer(self, text: str) -> None:
         self._timers.pop(self._on_stacks_bound, None)
@@ -271,7 +301,10 @@ class Watch:
     def _on_dump_due(self) -> None:
         self._timers[self._on_dump_due] = time.monotonic() + self._dump_every
         after = self.elapsed
-        self.ask_stacks(lambda text: self._on_snapshot(Snapshot(after=after, text=text)) if text else None)
+        self.ask_stacks(lambda text: self._tell(Snapshot(after=after, text=text)) if text else None)
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        self._call(lambda: self._on_snapshot(snapshot))
 
     # Deadlines: stacks, then SIGTERM, a grace, SIGKILL to the group.
 
@@ -325,20 +358,36 @@ class Watch:
         for number in self._signals.take():
             if number == STOP:
                 self._stop_with_pytest()
-            elif number == INTERRUPT and self._interrupts == 0:
-                self._interrupts = 1
-                self._signal(INTERRUPT)
-                self._timers[self._kill] = time.monotonic() + self._grace
+            elif number == INTERRUPT:
+                self._interrupt_child()
             else:
                 self._kill()
         if self._status_answer is not None:
             answer, self._status_answer = self._status_answer, None
-            self.ask_stacks(answer)
+            self.ask_stacks(lambda text: self._call(lambda: answer(text)))
+
+    def _on_signal_outside(self, number: int) -> None:
+        if number == STOP and not self._buried:
+            self._stop_with_pytest()
+            return
+        if number not in {INTERRUPT, STOP} and not self._buried:
+            self._kill()
+        self._signals.pass_on(number)
+
+    def _interrupt_child(self) -> None:
+        self._interrupts += 1
+        if self._buried:
+            return
+        if self._interrupts > 1:
+            self._kill()
+            return
+        self._signal(INTERRUPT)
+        self._timers[self._kill] = time.monotonic() + self._grace
 
     def _stop_with_pytest(self) -> None:
         stopped_at = time.monotonic()
         _signal_group(self._child.pid, signal.SIGSTOP)
-        self._signals.stop_here()
+        self._signals.pass_on(STOP)
         _signal_group(self._child.pid, signal.SIGCONT)
         away = time.monotonic() - stopped_at
         self._child = Child(pid=self._child.pid, pidfd=self._child.pidfd, started_at=self._child.started_at + away)
@@ -368,6 +417,7 @@ class Watch:
             self._leaked = tuple(dict.fromkeys((*self._leaked, *_sweep(pid))))
             return status
         finally:
+            self._buried = True
             self._selector.close()
             os.close(self._child.pidfd)
 

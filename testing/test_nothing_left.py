@@ -1,0 +1,1342 @@
+"""Nothing is left behind: no process of a guarded test outlives its end, whatever ends it, the test or pytest itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testing.harness import Recorder
+from testing.harness import Report
+from testing.harness import RunPytest
+from testing.live import Live
+from testing.live import StartPytest
+from testing.live import has_ended
+from testing.live import look_at
+from testing.live import wait_until
+
+#: What may pass on a busy machine between a signal and what it causes, grace and limits not counted.
+SLACK_SECONDS = 10.0
+
+
+# The group is swept at every ending, and what was in it is named.
+
+#: Three processes that nobody waits for: one plain, one without a parent, one that takes no SIGTERM.
+LEAK = """
+import os
+import signal
+import subprocess
+import sys
+import time
+import pytest
+
+def leak():
+    plain = subprocess.Popen(["sleep", "1001"])
+    shell = subprocess.run(["sh", "-c", "sleep 1002 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    deaf = subprocess.Popen(["sleep", "1003"])
+    signal.signal(signal.SIGTERM, former)
+    with open("pids", "w") as file:
+        print(plain.pid, int(shell.stdout), deaf.pid, file=file)
+    # Nobody here may end them or complain about them.
+    for process in (plain, deaf):
+        process.returncode = 0
+
+def is_gone(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+def test_next():
+    with open("pids") as file:
+        assert all(is_gone(int(pid)) for pid in file.read().split())
+"""
+
+ENDINGS = {
+    "pass": ("", "leak()", ""),
+    "fail": ("", "leak(); assert 0", ""),
+    "skip": ("", "leak(); pytest.skip('so')", ""),
+    "fail_in_setup": ("leak(); assert 0", "pass", ""),
+    "fail_in_teardown": ("leak()", "pass", "assert 0"),
+    "crash": ("", "leak(); lib.null_write()", ""),
+    "exit": ("", "leak(); os._exit(0)", ""),
+    "kill": ("", "leak(); os.kill(os.getpid(), 9)", ""),
+    "crash_in_setup": ("leak(); lib.abort_()", "pass", ""),
+    "crash_in_teardown": ("", "leak()", "lib.abort_()"),
+    "crash_of_another_thread": ("", "leak(); lib.native_thread_crash(0); time.sleep(600)", ""),
+    "timeout": ("", "leak(); time.sleep(600)", ""),
+    "timeout_without_mercy": ("", "leak(); pylib.loop_blocked()", ""),
+    "close_all_fds": ("", "leak(); os.closerange(0, 4096)", ""),
+}
+
+
+@pytest.mark.parametrize(("setup", "call", "teardown"), ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.usefixtures("programs")
+def test_group_is_swept_and_named_at_every_ending(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, setup: str, call: str, teardown: str
+) -> None:
+    """Before the next test begins, and with pid and command line in the report."""
+    timeout = 0.5 if "600" in call or "loop" in call else None
+    pytester.makepyfile(
+        test_a=f"""
+        {LEAK.partition("def test_next")[0].replace(chr(10), chr(10) + " " * 8)}
+        from programs import lib, pylib
+
+        @pytest.fixture
+        def thing():
+            {setup or "pass"}
+            yield
+            {teardown or "pass"}
+
+        @pytest.mark.faultguard(timeout={timeout}, grace=0.2)
+        def test_leak(thing):
+            {call}
+        """,
+        test_b=LEAK,
+    )
+
+    run_pytest("-rA")
+
+    plain, orphan, deaf = map(int, (pytester.path / "pids").read_text().split())
+    assert [look_at(pid) for pid in (plain, orphan, deaf)] == [None] * 3
+    assert recorder.report("test_next").outcome == "passed"
+    assert sorted(named(recorder.reports("test_leak"))) == sorted(
+        [f"{plain} sleep 1001", f"{orphan} sleep 1002", f"{deaf} sleep 1003"]
+    )
+
+
+def named(reports: list[Report]) -> list[str]:
+    """The leaked processes that the reports of a test name, which one of them does, once."""
+    texts = [text for report in reports for title, text in report.sections if "leaked processes" in title]
+    for report in reports:
+        if report.crash is not None:
+            assert set(report.crash["leaked"]) <= set(report.longrepr.splitlines())
+            texts.append("\n".join(report.crash["leaked"]))
+    (text,) = filter(None, texts)
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("outcome", ["passes", "fails"])
+def test_leaked_process_of_a_test_that_did_not_crash_is_told_on_the_terminal(
+    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...], outcome: str
+) -> None:
+    """Under the failure; and where passed tests are shown at all, also of one that passed."""
+    pytester.makepyfile(
+        f"""
+        import subprocess
+        import pytest
+
+        @pytest.mark.faultguard
+        def test_leak():
+            subprocess.Popen(["sleep", "1001"])
+            assert {outcome == "passes"}
+        """
+    )
+
+    quiet = run_pytest(*xdist_args)
+    told = run_pytest(*xdist_args, "-rA")
+
+    lines = ["*- leaked processes (killed)*", "[0-9]* sleep 1001"]
+    told.stdout.fnmatch_lines(lines)
+    if outcome == "passes":
+        quiet.stdout.no_fnmatch_line("*leaked processes*")
+    else:
+        quiet.stdout.fnmatch_lines(lines)
+
+
+def test_process_of_one_test_is_not_blamed_on_another(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+) -> None:
+    """What pytest or an unguarded test has started lives on, and a test that waits for its processes leaks nothing."""
+    pytester.makepyfile(
+        """
+        import subprocess
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def service():
+            process = subprocess.Popen(["sleep", "1001"])
+            yield process
+            assert process.poll() is None
+            process.kill()
+            process.wait()
+
+        def test_1(service):
+            assert service.poll() is None
+
+        @pytest.mark.faultguard
+        def test_2(service):
+            subprocess.run(["true"], check=True)
+            with subprocess.Popen(["sleep", "1002"]) as process:
+                process.kill()
+
+        @pytest.mark.faultguard
+        def test_3(service):
+            import os
+            os._exit(1)
+
+        def test_4(service):
+            assert service.poll() is None
+        """
+    )
+
+    run_pytest(*xdist_args, *(["--dist=loadfile"] if xdist_args else []))
+
+    assert {report.nodeid[-1] for report in recorder.reports() if report.outcome == "failed"} == {"3"}
+    assert recorder.report("test_3").crash["leaked"] == []
+    assert "leaked" not in str([report.sections for report in recorder.reports()])
+
+
+# Ctrl-C.
+
+HANGS = """
+import os
+import signal
+import subprocess
+import time
+import pytest
+from say import say
+
+@pytest.fixture(scope="module")
+def of_parent():
+    yield
+    say("ended", "parent", os.getpid())
+
+@pytest.fixture(scope="module")
+def of_child():
+    yield
+    say("ended", "child", os.getpid())
+
+def hang():
+    leaked = subprocess.Popen(["sleep", "1001"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    say("hangs", os.getpid(), leaked.pid)
+    while True:
+        signal.pause()
+
+@pytest.fixture
+def in_setup(of_child):
+    hang()
+    yield
+
+@pytest.fixture
+def in_teardown(of_child):
+    yield
+    hang()
+
+@pytest.fixture
+def in_call(of_child):
+    yield hang
+    say("ended", "function", os.getpid())
+
+def test_before(of_parent):
+    pass
+
+@pytest.mark.faultguard
+def test_setup(of_parent, in_setup):
+    pass
+
+@pytest.mark.faultguard
+def test_call(of_parent, in_call):
+    in_call()
+
+@pytest.mark.faultguard
+def test_teardown(of_parent, in_teardown):
+    pass
+
+def test_after():
+    say("ran on")
+"""
+
+
+def normalized(output: str) -> str:
+    """The output of a session without what differs between two of them."""
+    return re.sub(r"in \d+\.\d\ds|=+(?= .* in \d+\.\d\ds)|=+$|/runpytest-\d+", "", output, flags=re.MULTILINE)
+
+
+def wait_until_asleep(pid: int) -> None:
+    """Until a process that has said its word has come to what it waits for."""
+    wait_until(lambda: (seen := look_at(pid)) is not None and seen.state == "S", f"{pid} sleeps")
+
+
+def wait_until_busy(pid: int) -> None:
+    """Until a process that has said its word is in its loop: nothing else in it takes so much time of a processor."""
+    ticks = user_ticks(pid)
+    wait_until(lambda: user_ticks(pid) >= ticks + 5, f"{pid} loops")
+
+
+def user_ticks(pid: int) -> int:
+    """How long a process has been computing, in hundredths of a second."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
+def test_interrupt_ends_the_session_as_without_us(
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, phase: str
+) -> None:
+    """The same output, reports and exit status; each fixture torn down where it was set up, the child's before."""
+    pytester.makepyfile(HANGS)
+    told = {}
+    for args in (("--no-faultguard",), ()):
+        session = start_pytest("-k", f"before or after or {phase}", *args)
+        child, leaked = map(int, session.wait_for("hangs"))
+        # The line that is interrupted is told: it must be the same one.
+        wait_until_asleep(child)
+        session.send(signal.SIGINT)
+        status = session.end(SLACK_SECONDS)
+        ended = []
+        while session.has_said("ended"):
+            ended.append(session.wait_for("ended"))
+        expected = [["function", str(child)], ["child", str(child)], ["parent", str(session.pid)]]
+        assert ended == expected[phase != "call" :]
+        assert not session.has_said("ran on")
+        told[args] = (status, normalized(session.output), recorder.outcomes(), recorder.exit_status())
+        if args:
+            assert child == session.pid
+            os.kill(leaked, signal.SIGKILL)
+        else:
+            assert child != session.pid
+            assert look_at(leaked) is None
+    assert told[()] == told["--no-faultguard",]
+    status, output, _, exit_status = told[()]
+    assert status == exit_status == pytest.ExitCode.INTERRUPTED
+    assert "! KeyboardInterrupt !" in output
+    assert re.search(r"^/.*\.py:\d+: KeyboardInterrupt$", output, re.MULTILINE)
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int]]:
+    """A terminal that is nobody's yet: who types, and who reads."""
+    fds = os.openpty()
+    yield fds
+    for fd in fds:
+        os.close(fd)
+
+
+def test_interrupt_at_the_terminal(
+    pytester: pytest.Pytester, start_pytest: StartPytest, terminal: tuple[int, int]
+) -> None:
+    """The key reaches pytest's group alone; the child hears of it from pytest, once."""
+    pytester.makepyfile(
+        """
+        import os
+        import signal
+        import pytest
+        from say import say
+
+        @pytest.fixture
+        def thing():
+            yield
+            say("ended")
+
+        @pytest.mark.faultguard
+        def test_it(thing):
+            say("hangs", os.getpid())
+            while True:
+                signal.pause()
+        """
+    )
+    leader, follower = terminal
+    program = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider'])"
+    )
+    process = pytester.popen([sys.executable, "-c", program], stdin=follower, stdout=subprocess.PIPE, stderr=follower)
+    session = start_pytest.adopt(process)
+    (child,) = map(int, session.wait_for("hangs"))
+
+    os.write(leader, b"\x03")
+
+    assert session.end(SLACK_SECONDS) == pytest.ExitCode.INTERRUPTED
+    session.wait_for("ended")
+    assert look_at(child) is None
+
+
+@pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize("body", ["pylib.loop_gil()", "pylib.loop_blocked()", "stubborn()"])
+def test_child_that_does_not_obey_an_interrupt_is_killed_after_the_grace(
+    pytester: pytest.Pytester, start_pytest: StartPytest, body: str
+) -> None:
+    """A native loop, with signals or without, and a test that catches everything; pytest ends all the same."""
+    pytester.makepyfile(
+        f"""
+        import os
+        import time
+        import pytest
+        from programs import lib, pylib
+        from say import say
+
+        def stubborn():
+            while True:
+                try:
+                    time.sleep(600)
+                except BaseException:
+                    pass
+
+        @pytest.mark.faultguard(grace=0.7)
+        def test_it():
+            say("hangs", os.getpid())
+            {body}
+        """
+    )
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("hangs"))
+    if body == "stubborn()":
+        wait_until_asleep(child)
+    else:
+        wait_until_busy(child)
+
+    session.send(signal.SIGINT)
+    sent_at = time.monotonic()
+
+    assert session.end() == pytest.ExitCode.INTERRUPTED
+    assert 0.7 <= time.monotonic() - sent_at < 0.7 + SLACK_SECONDS
+    assert "! KeyboardInterrupt !" in session.output
+    assert look_at(child) is None
+
+
+SLOW_TEARDOWN = """
+import os
+import signal
+import pytest
+from say import say
+
+@pytest.fixture
+def slow():
+    yield
+    say("tears down", os.getpid())
+    while True:
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            say("interrupted again")
+
+@pytest.mark.faultguard(grace={grace})
+def test_it(slow):
+    say("hangs", os.getpid())
+    while True:
+        signal.pause()
+"""
+
+
+def test_teardown_after_an_interrupt_has_the_grace_and_no_more(
+    pytester: pytest.Pytester, start_pytest: StartPytest
+) -> None:
+    """One that hangs costs the grace."""
+    pytester.makepyfile(SLOW_TEARDOWN.format(grace=0.7))
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("hangs"))
+
+    session.send(signal.SIGINT)
+    sent_at = time.monotonic()
+
+    session.wait_for("tears")
+    assert session.end() == pytest.ExitCode.INTERRUPTED
+    assert 0.7 <= time.monotonic() - sent_at < 0.7 + SLACK_SECONDS
+    assert look_at(child) is None
+
+
+def test_second_interrupt_kills_at_once(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """Whatever the grace; the child hears of the first one only."""
+    pytester.makepyfile(SLOW_TEARDOWN.format(grace=600))
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("hangs"))
+    session.send(signal.SIGINT)
+    session.wait_for("tears")
+
+    session.send(signal.SIGINT)
+
+    assert session.end(SLACK_SECONDS) == pytest.ExitCode.INTERRUPTED
+    assert not session.has_said("interrupted")
+    assert look_at(child) is None
+
+
+def test_interrupt_of_a_stopped_child(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """It cannot tear anything down: it is killed after the grace."""
+    pytester.makepyfile(
+        """
+        import os
+        import signal
+        import pytest
+        from say import say
+
+        @pytest.mark.faultguard(grace=0.3)
+        def test_it():
+            say("stops", os.getpid())
+            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pause()
+        """
+    )
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("stops"))
+    wait_until(lambda: (seen := look_at(child)) is not None and seen.state == "T", "the child stops")
+
+    session.send(signal.SIGINT)
+
+    assert session.end(SLACK_SECONDS) == pytest.ExitCode.INTERRUPTED
+    assert look_at(child) is None
+
+
+def test_interrupt_of_a_distributed_session(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """At the terminal: controller and workers are one group; each worker has its child tear down what it has set up."""
+    pytester.makepyfile(
+        """
+        import os
+        import time
+        import pytest
+        from say import say
+
+        @pytest.fixture
+        def thing():
+            yield
+            say("ended")
+
+        @pytest.mark.faultguard
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_it(thing, number):
+            say("hangs", os.getpid())
+            time.sleep(600)
+        """
+    )
+    session = start_pytest("-n2")
+    hanging = [int(session.wait_for("hangs")[0]) for _ in range(2)]
+    for pid in hanging:
+        wait_until_asleep(pid)
+
+    os.killpg(session.pid, signal.SIGINT)
+
+    assert session.end() == pytest.ExitCode.INTERRUPTED
+    assert [look_at(pid) for pid in hanging] == [None, None]
+    for _ in hanging:
+        session.wait_for("ended")
+
+
+# SIGTERM and its like.
+
+TERMINATED = """
+import os
+import subprocess
+import time
+import pytest
+from say import say
+
+@pytest.mark.faultguard(grace=600)
+def test_it():
+    leaked = subprocess.Popen(["sleep", "1001"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    say("hangs", os.getpid(), leaked.pid)
+    time.sleep(600)
+
+def test_after():
+    say("ran")
+"""
+
+
+def terminate(session: Live, number: int) -> tuple[int, int]:
+    """Wait for the test to hang, and send pytest a signal; the pids of the child and of what it has started."""
+    child, leaked = map(int, session.wait_for("hangs"))
+    session.send(number)
+    return child, leaked
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
+def test_signal_with_its_default_disposition_sweeps_and_then_ends_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+) -> None:
+    """Pytest dies of that very signal, and at once: the grace is for tests that are too late."""
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest()
+
+    pids = terminate(session, number)
+
+    assert session.end(SLACK_SECONDS) == -number
+    assert [look_at(pid) for pid in pids] == [None, None]
+
+
+PYTHON_FUNCTION = """
+import os
+import signal
+import sys
+from say import say
+
+def function(number, frame):
+    say("function", os.getpid(), number)
+    {action}
+
+signal.signal(signal.{name}, function)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "action", "expected"),
+    [
+        pytest.param(signal.SIGTERM, "raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED, id="interrupt"),
+        pytest.param(signal.SIGTERM, "sys.exit(7)", pytest.ExitCode.INTERNAL_ERROR, id="exit"),
+        pytest.param(signal.SIGTERM, "os._exit(7)", 7, id="_exit"),
+        pytest.param(signal.SIGHUP, "raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED, id="SIGHUP"),
+        pytest.param(signal.SIGQUIT, "raise KeyboardInterrupt", pytest.ExitCode.INTERRUPTED, id="SIGQUIT"),
+    ],
+)
+def test_signal_with_a_python_function_sweeps_and_then_calls_it(
+    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals, action: str, expected: int
+) -> None:
+    """Once, in pytest's own process, after the child is gone; what it raises is raised in pytest."""
+    pytester.makeconftest(PYTHON_FUNCTION.format(name=number.name, action=action))
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest()
+
+    pids = terminate(session, number)
+
+    assert session.end(SLACK_SECONDS) == expected
+    assert session.wait_for("function") == [str(session.pid), str(int(number))]
+    assert not session.has_said("function")
+    assert not session.has_said("ran")
+    assert [look_at(pid) for pid in pids] == [None, None]
+
+
+def test_signal_with_a_python_function_that_returns(
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder
+) -> None:
+    """The session goes on, as it does without us; the guarded test was ended, and says so."""
+    pytester.makeconftest(PYTHON_FUNCTION.format(name="SIGTERM", action="return"))
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest()
+
+    pids = terminate(session, signal.SIGTERM)
+
+    assert session.end(SLACK_SECONDS) == pytest.ExitCode.TESTS_FAILED
+    assert session.wait_for("function") == [str(session.pid), str(int(signal.SIGTERM))]
+    assert not session.has_said("function")
+    session.wait_for("ran")
+    assert recorder.report("test_it").crash["ending"]["signal"] == signal.SIGKILL
+    assert [look_at(pid) for pid in pids] == [None, None]
+
+
+C_FUNCTION = r"""
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int fd = -1;
+static char mark;
+
+static void on_signal(int number, siginfo_t *details, void *context)
+{
+    (void)number; (void)context;
+    /* What only SA_SIGINFO gives: who has sent it. */
+    mark = details != NULL && details->si_signo == number ? 'y' : 'n';
+    if (write(fd, &mark, 1) == 1)
+        _exit(9);
+}
+
+extern int install(int number, const char *path)
+{
+    struct sigaction action;
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    memset(&action, 0, sizeof action);
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigaddset(&action.sa_mask, SIGUSR2);
+    return sigaction(number, &action, NULL);
+}
+
+extern int is_installed(int number)
+{
+    struct sigaction action;
+    sigaction(number, NULL, &action);
+    return action.sa_sigaction == on_signal && (action.sa_flags & SA_SIGINFO) && (action.sa_flags & SA_ONSTACK)
+        && sigismember(&action.sa_mask, SIGUSR2);
+}
+"""
+
+
+@pytest.fixture
+def c_function(pytester: pytest.Pytester) -> Path:
+    """A conftest that has C code handle SIGTERM, which Python's own table knows nothing of."""
+    source = pytester.path / "c_function.c"
+    library = pytester.path / "c_function.so"
+    source.write_text(C_FUNCTION)
+    subprocess.run([os.environ.get("CC", "gcc"), "-shared", "-fPIC", "-o", library, source], check=True)
+    pytester.makeconftest(
+        f"""
+        import ctypes
+        import signal
+
+        library = ctypes.CDLL({str(library)!r})
+        assert library.install(signal.SIGTERM, b"written") == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        """
+    )
+    return pytester.path / "written"
+
+
+def test_signal_that_c_code_handles_sweeps_and_then_calls_it(
+    pytester: pytest.Pytester, start_pytest: StartPytest, c_function: Path
+) -> None:
+    """With the flags that it asked for."""
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest()
+
+    pids = terminate(session, signal.SIGTERM)
+
+    assert session.end(SLACK_SECONDS) == 9
+    assert c_function.read_text() == "y"
+    assert [look_at(pid) for pid in pids] == [None, None]
+
+
+def test_c_function_is_as_it_was_in_the_child_and_after_it(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, c_function: Path
+) -> None:
+    """Both tables, the kernel's with flags and mask."""
+    pytester.makepyfile(
+        """
+        import signal
+        import pytest
+        from conftest import library
+
+        def check():
+            assert library.is_installed(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+        @pytest.mark.faultguard
+        def test_1():
+            check()
+
+        def test_2():
+            check()
+        """
+    )
+
+    run_pytest()
+
+    assert {report.outcome for report in recorder.reports()} == {"passed"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_signal_that_is_ignored_stays_ignored(
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, number: signal.Signals
+) -> None:
+    """As under `nohup`: the test goes on and passes."""
+    pytester.makeconftest(f"import signal; signal.signal(signal.{number.name}, signal.SIG_IGN)")
+    pytester.makepyfile(
+        f"""
+        import signal
+        import pytest
+        from say import say
+        from say import wait
+
+        @pytest.mark.faultguard
+        def test_it():
+            assert signal.getsignal(signal.{number.name}) is signal.SIG_IGN
+            say("waits")
+            wait()
+        """
+    )
+    session = start_pytest()
+    session.wait_for("waits")
+
+    session.send(number)
+    session.go()
+
+    assert session.end() == 0
+    assert recorder.report("test_it").outcome == "passed"
+
+
+def test_interrupt_and_termination_together(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """Many tools send both: pytest dies of the one that cannot be caught up with, as without us."""
+    pytester.makepyfile(SLOW_TEARDOWN.format(grace=600))
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("hangs"))
+    session.send(signal.SIGINT)
+    session.wait_for("tears")
+
+    session.send(signal.SIGTERM)
+
+    assert session.end(SLACK_SECONDS) == -signal.SIGTERM
+    assert look_at(child) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_signal_while_somebody_elses_hook_hangs(
+    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+) -> None:
+    """A full pipe to a pager, a plugin that waits for a server: the guard is not running, and pytest must end."""
+    pytester.makeconftest(
+        """
+        import time
+        from say import say
+
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                say("hangs")
+                time.sleep(600)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+        from say import say
+
+        @pytest.mark.faultguard
+        def test_it():
+            say("child", os.getpid())
+        """
+    )
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("child"))
+    session.wait_for("hangs")
+
+    session.send(number)
+
+    assert session.end(SLACK_SECONDS) == (-number if number == signal.SIGTERM else pytest.ExitCode.INTERRUPTED)
+    assert look_at(child) is None
+
+
+def test_hook_that_raises_orphans_no_child(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """An error of another plugin in mid-test is pytest's INTERNALERROR, as without us."""
+    pytester.makeconftest(
+        """
+        from say import wait
+
+        def pytest_runtest_logreport(report):
+            if report.when == "setup":
+                wait()
+                raise ValueError("a bug in a plugin")
+        """
+    )
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest()
+    child, leaked = map(int, session.wait_for("hangs"))
+
+    session.go()
+
+    assert session.end(SLACK_SECONDS) == pytest.ExitCode.INTERNAL_ERROR
+    assert "a bug in a plugin" in session.output
+    assert [look_at(pid) for pid in (child, leaked)] == [None, None]
+
+
+def test_child_dies_with_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, xdist_args: tuple[str, ...], allow_leftovers: list[str]
+) -> None:
+    """After SIGKILL, of which pytest hears nothing; what the child had started is a documented limit."""
+    allow_leftovers.append("sleep 1001")
+    pytester.makepyfile(TERMINATED)
+    session = start_pytest(*xdist_args)
+    child, _ = map(int, session.wait_for("hangs"))
+    seen = look_at(child)
+    assert seen is not None
+    assert seen.ppid == session.pid or xdist_args
+
+    os.kill(seen.ppid, signal.SIGKILL)
+
+    assert has_ended(child, SLACK_SECONDS)
+
+
+# Ctrl-Z.
+
+
+def is_stopped(*pids: int) -> bool:
+    """Whether all of them stand still."""
+    return all((seen := look_at(pid)) is not None and seen.state == "T" for pid in pids)
+
+
+def runs(*pids: int) -> bool:
+    """Whether none of them stands still."""
+    return all((seen := look_at(pid)) is not None and seen.state != "T" for pid in pids)
+
+
+@pytest.mark.parametrize("former", ["default", "python_function"])
+def test_child_stops_and_goes_on_with_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, former: str
+) -> None:
+    """With all that it has started, as often as one likes; and its clock, too, stands still."""
+    if former == "python_function":
+        pytester.makeconftest(
+            """
+            import os
+            import signal
+            from say import say
+
+            def function(number, frame):
+                say("function", os.getpid())
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+            signal.signal(signal.SIGTSTP, function)
+            """
+        )
+    pytester.makepyfile(
+        """
+        import os
+        import subprocess
+        import pytest
+        from say import say
+        from say import wait
+
+        @pytest.mark.faultguard(timeout=3)
+        def test_it():
+            with subprocess.Popen(["sleep", "1001"]) as started:
+                say("waits", os.getpid(), started.pid)
+                wait()
+                started.kill()
+
+        @pytest.mark.faultguard(timeout=0.5)
+        def test_hangs():
+            wait()
+        """
+    )
+    session = start_pytest()
+    pids = [session.pid, *map(int, session.wait_for("waits"))]
+
+    for pause in (0.0, 3.5):
+        session.send(signal.SIGTSTP)
+        wait_until(lambda: is_stopped(*pids), "pytest, the child and its process stop")
+        # What is measured: a stop that is longer than the timeout.
+        time.sleep(pause)
+        session.send(signal.SIGCONT)
+        wait_until(lambda: runs(*pids), "they go on")
+    session.go()
+
+    assert session.end() == pytest.ExitCode.TESTS_FAILED
+    assert recorder.report("test_it").outcome == "passed"
+    assert recorder.report("test_hangs").crash["ending"]["kind"] == "Overdue"
+    if former == "python_function":
+        assert [session.wait_for("function") for _ in range(2)] == [[str(session.pid)]] * 2
+
+
+def test_clock_goes_on_where_it_stood(pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder) -> None:
+    """A test that hangs is ended after its limit of running, not sooner and not never."""
+    pytester.makepyfile(
+        """
+        import os
+        import signal
+        import pytest
+        from say import say
+
+        @pytest.mark.faultguard(timeout=1.5)
+        def test_it():
+            say("hangs", os.getpid())
+            while True:
+                signal.pause()
+        """
+    )
+    session = start_pytest()
+    (child,) = map(int, session.wait_for("hangs"))
+    session.send(signal.SIGTSTP)
+    wait_until(lambda: is_stopped(session.pid, child), "pytest and the child stop")
+    time.sleep(2.0)
+    assert is_stopped(session.pid, child)
+
+    session.send(signal.SIGCONT)
+
+    assert session.end(1.5 + SLACK_SECONDS) == pytest.ExitCode.TESTS_FAILED
+    assert recorder.report("test_it").crash["ending"] == {"kind": "Overdue", "timeout": 1.5, "stopped_by": "SIGTERM"}
+
+
+# What a child is born with.
+
+
+def test_child_has_the_signals_of_pytest_and_a_group_of_its_own(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+) -> None:
+    """Nothing of ours is left in its tables; in pytest's, neither, once a guard has done its work."""
+    pytester.makepyfile(
+        """
+        import os
+        import signal
+        import subprocess
+        import sys
+        import pytest
+        import pytest_faultguard
+
+        NUMBERS = sorted(set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP})
+        #: What pytest says its status at, what a child writes its stacks at, and the terminal's.
+        OURS = (signal.SIGUSR1, signal.SIGRTMAX - 3, signal.SIGTTIN, signal.SIGTTOU)
+        before = {}
+
+        def table():
+            return {number: signal.getsignal(number) for number in NUMBERS}
+
+        def kernel(*ours):
+            with open("/proc/self/status") as status:
+                lines = dict(line.split(":", 1) for line in status)
+            mask = sum(1 << number - 1 for number in ours)
+            return {name: int(lines[name], 16) & ~mask for name in ("SigCgt", "SigIgn", "SigBlk")}
+
+        @pytest.mark.faultguard
+        def test_1():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGUSR1):
+                assert signal.getsignal(number) is signal.SIG_DFL, number
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+            assert signal.set_wakeup_fd(-1) == -1
+
+        def test_2():
+            before.update(table=table(), kernel=kernel(), others=kernel(*OURS))
+            assert not pytest_faultguard.is_guarded()
+            assert "PYTEST_FAULTGUARD" not in os.environ
+
+        @pytest.mark.faultguard
+        def test_3():
+            # A background group that touches the terminal would be stopped.
+            terminal = dict.fromkeys([signal.SIGTTIN, signal.SIGTTOU], signal.SIG_IGN)
+            assert table() == {**before["table"], signal.SIGUSR1: signal.SIG_DFL, **terminal}
+            assert kernel(*OURS) == before["others"]
+
+        @pytest.mark.faultguard
+        def test_4():
+            assert os.getpgrp() == os.getpid() != os.getpgid(os.getppid())
+            assert os.getsid(0) == os.getsid(os.getppid())
+            assert os.environ["PYTEST_FAULTGUARD"] == "1"
+            assert pytest_faultguard.is_guarded()
+            assert os.readlink("/proc/self/fd/0") == os.devnull
+            code = "import pytest_faultguard as faultguard; raise SystemExit(faultguard.is_guarded() + 40)"
+            assert subprocess.run([sys.executable, "-c", code]).returncode == 41
+
+        def test_5():
+            assert table() == before["table"]
+            assert kernel() == before["kernel"]
+            assert os.environ.get("PYTEST_FAULTGUARD") is None
+        """
+    )
+
+    run_pytest(*xdist_args, *(["--dist=loadfile"] if xdist_args else []))
+
+    assert [report.nodeid for report in recorder.reports() if report.outcome != "passed"] == []
+    assert len(recorder.reports()) == 15
+
+
+# What a test says itself.
+
+RAISING = """
+import os
+import pytest
+from pytest_faultguard import is_guarded
+from say import say
+
+EXPRESSIONS = {
+    "interrupt": "raise KeyboardInterrupt",
+    "interrupt_with_words": "raise KeyboardInterrupt('enough')",
+    "exit": "pytest.exit('enough')",
+    "exit_with_status": "pytest.exit('enough', returncode=5)",
+    "system_exit": "raise SystemExit(3)",
+    "base_exception": "raise BaseException('odd')",
+    "generator_exit": "raise GeneratorExit",
+}
+
+def raise_in(phase):
+    if os.environ["PHASE"] == phase:
+        exec(EXPRESSIONS[os.environ["EXPRESSION"]])
+
+@pytest.fixture(scope="module")
+def wide():
+    yield
+    say("wide")
+
+@pytest.fixture
+def narrow(wide):
+    raise_in("setup")
+    yield
+    say("narrow")
+    raise_in("teardown")
+
+def test_before():
+    pass
+
+@pytest.mark.faultguard
+def test_it(narrow):
+    assert is_guarded() or os.environ["PLAIN"]
+    raise_in("call")
+
+def test_after():
+    pass
+"""
+
+
+@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
+@pytest.mark.parametrize("expression", re.findall(r'^    "(\w+)":', RAISING, re.MULTILINE))
+def test_what_a_test_raises_to_end_the_session_does_so_as_without_us(
+    pytester: pytest.Pytester,
+    start_pytest: StartPytest,
+    recorder: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    expression: str,
+    phase: str,
+) -> None:
+    """The same output, exit status and reports; and what the child had set up is torn down first."""
+    monkeypatch.setenv("EXPRESSION", expression)
+    monkeypatch.setenv("PHASE", phase)
+    pytester.makepyfile(RAISING)
+    told = []
+    for args in (("--no-faultguard",), ()):
+        monkeypatch.setenv("PLAIN", "".join(args))
+        session = start_pytest(*args)
+        status = session.end()
+        fixtures = [name for name in ("narrow", "wide") if session.has_said(name)]
+        for name in fixtures:
+            session.wait_for(name)
+            assert not session.has_said(name)
+        told.append((status, normalized(session.output), recorder.outcomes(), recorder.exit_status(), fixtures))
+    plain, guarded = told
+    assert guarded == plain
+
+
+def test_sessions_in_a_thread(pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder) -> None:
+    """Where no signal can be caught: `pytest.main()` in a thread guards all the same, and twice."""
+    (pytester.path / "test_it.py").write_text(
+        """
+import ctypes
+import os
+import signal
+import time
+import pytest
+
+pytestmark = pytest.mark.faultguard(timeout=0.5)
+
+def test_passes(tmp_path):
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert os.getpgrp() == os.getpid()
+
+def test_crashes():
+    ctypes.string_at(0)
+
+def test_hangs():
+    time.sleep(600)
+"""
+    )
+    (pytester.path / "run.py").write_text(
+        """
+import signal
+import sys
+import threading
+import pytest
+
+codes = []
+
+def run():
+    codes.append(pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]]))
+
+for _ in range(2):
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+assert codes == [1, 1]
+"""
+    )
+    session = start_pytest(command=("run.py",))
+
+    assert session.end() == 0, session.output
+    assert {name: told[1] for name, told in recorder.outcomes().items()} == {
+        "test_passes": "call passed",
+        "test_crashes": "call failed",
+        "test_hangs": "call failed",
+    }
+    assert recorder.report("test_crashes").crash["stacks"]
+    assert recorder.report("test_hangs").crash["ending"]["kind"] == "Overdue"
+
+
+# An interrupt between any two lines.
+
+#: Each guarded test is interrupted before the first line of ours, in this process, before which none was yet.
+INTERRUPTED_LINES = """
+import os
+import signal
+import sys
+import pytest
+import pytest_faultguard
+
+FOLDER = os.path.dirname(pytest_faultguard.__file__)
+HOME = os.getpid()
+interrupted = set()
+#: The tests that have no such line any more.
+done = set()
+
+class Interrupter:
+    where = None
+
+    def trace(self, frame, event, arg):
+        if os.getpid() != HOME:
+            sys.settrace(None)
+            return None
+        file = frame.f_code.co_filename
+        if not file.startswith(FOLDER):
+            return None
+        if event == "line" and (file, frame.f_lineno) not in interrupted:
+            self.where = file, frame.f_lineno
+            interrupted.add(self.where)
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGINT)
+        return self.trace
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    interrupter = Interrupter()
+    sys.settrace(interrupter.trace)
+    raised = False
+    try:
+        yield
+    except KeyboardInterrupt:
+        raised = True
+    finally:
+        sys.settrace(None)
+    try:
+        left = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        left = None
+    with open("lines", "a") as file:
+        print(item.originalname, interrupter.where, raised, left, file=file)
+    # As pytest does at the end of a session, which an interrupt is.
+    item.session._setupstate.teardown_exact(None)
+    if interrupter.where is None:
+        done.add(item.originalname)
+    return True
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session):
+    for item in session.items:
+        if item.originalname not in done:
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+    return True
+"""
+
+
+def test_interrupt_before_any_line_of_ours_orphans_nothing(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """One guarded test after the other in one session, until no line is left that none was interrupted at."""
+    pytester.makeconftest(INTERRUPTED_LINES)
+    pytester.makepyfile(
+        """
+        import os
+        import subprocess
+        import time
+        import pytest
+
+        pytestmark = [pytest.mark.faultguard, pytest.mark.parametrize("number", range(3000))]
+
+        def test_pass(number, faultguard_data):
+            pass
+
+        def test_leak(number):
+            subprocess.Popen(["sleep", "1001"])
+            assert 0
+
+        def test_crash(number, faultguard_data):
+            faultguard_data["key"] = 1
+            os.kill(os.getpid(), 11)
+
+        @pytest.mark.faultguard(timeout=0.05, grace=0.05, dump_every=0.03)
+        def test_hang(number):
+            time.sleep(600)
+        """
+    )
+
+    result = run_pytest("-q", "--tb=no", "--show-capture=no", "-rN", timeout=240)
+
+    lines = [line.rsplit(maxsplit=2) for line in (pytester.path / "lines").read_text().splitlines()]
+    last = {name.split()[0]: name.split()[1] for name, *_ in lines}
+    assert last == dict.fromkeys(("test_pass", "test_leak", "test_crash", "test_hang"), "None"), result.stdout.str()
+    assert len(lines) > 500
+    assert [line for line in lines if line[1:] != ["True", "None"] and line[0].split()[1] != "None"] == []
+
+
+#: Forks sessions that are warm already, interrupts each at its moment, and looks whether it has left a child.
+RANDOM_MOMENTS = """
+import ctypes
+import os
+import random
+import select
+import signal
+import sys
+import time
+import pytest
+from pytest_faultguard import plugin, protocol
+
+ROUNDS, SECONDS = 30, 20.0
+# Whoever loses its parent becomes a child of ours.
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+random.seed(1)
+statuses = []
+for number in range(ROUNDS):
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        os.close(reading)
+        os.environ["STARTED"] = str(writing)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        code = 99
+        try:
+            code = int(pytest.main(["-p", "no:cacheprovider", "-q"]))
+        except KeyboardInterrupt:
+            code = 98
+        finally:
+            os._exit(code)
+    os.close(writing)
+    assert os.read(reading, 1) == b"!"
+    os.close(reading)
+    # No test waits for this: the moment itself is what is drawn.
+    time.sleep(random.uniform(0.0, 0.06))
+    os.kill(pid, signal.SIGINT)
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    if not poll.poll(SECONDS * 1000):
+        os.kill(pid, signal.SIGKILL)
+        sys.exit(f"round {number}: pytest did not end")
+    os.close(pidfd)
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    try:
+        left, status = os.waitpid(-1, 0)
+    except ChildProcessError:
+        continue
+    sys.exit(f"round {number}: pytest left the process {left} behind, which ended with {status}")
+print("statuses", *statuses)
+"""
+
+
+def test_interrupt_at_any_moment_orphans_nothing(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """Dozens of sessions of quick guarded tests, each interrupted at some moment; they end in time and leave nobody."""
+    (pytester.path / "run.py").write_text(RANDOM_MOMENTS)
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+
+        @pytest.fixture(scope="session", autouse=True)
+        def started():
+            os.write(int(os.environ["STARTED"]), b"!")
+
+        def test_first():
+            pass
+
+        @pytest.mark.faultguard
+        @pytest.mark.parametrize("number", range(40))
+        def test_it(number, faultguard_data):
+            faultguard_data["key"] = 1
+            if number % 5 == 4:
+                os._exit(1)
+        """
+    )
+
+    session = start_pytest(command=("run.py",))
+    status = session.end(120)
+
+    assert status == 0, session.output
+    statuses = session.wait_for_output(r"^statuses(.*)$")[1].split()
+    assert len(statuses) == 30
+    assert statuses.count("2") >= 15
+    assert set(statuses) <= {"0", "1", "2"}
