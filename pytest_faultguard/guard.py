@@ -163,7 +163,7 @@ def _remains(watched: Watched) -> Remains:
         finished=watched.finished,
         ended_at=watched.ended_at,
         dump=text,
-        stacks=faultdump.parse(text).stacks,
+        stacks=faultdump.parse(text).stacks if text else (),
         leaked=watched.leaked,
         gaps=watched.gaps,
     )

@@ -100,7 +100,10 @@ except ImportError:  # pytest 8.
     failed_subtests_key = None  # type: ignore[assignment]
 
 #: The signals that faulthandler dumps at.
-_DUMPED = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+_DUMPED = frozenset(
+    getattr(signal, name, 0)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # Windows has no SIGBUS.
+)
 
 _When = Literal["setup", "call", "teardown"]
 
@@ -469,7 +472,8 @@ def _prepare(config: pytest.Config) -> None:
     for kind in _REPORTED_KINDS:
         issubclass(kind, os.PathLike)
     # What is still in a buffer would be written twice.
-    config.get_terminal_writer().flush()
+    if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
+        config.get_terminal_writer().flush()
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None and not stream.closed:
             stream.flush()

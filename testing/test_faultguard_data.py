@@ -540,7 +540,7 @@ def test_any_failed_guarded_test_shows_its_data(inner: Inner, xdist_args: tuple[
         def test_crash_in_setup(dying):
             pass
 
-        @pytest.mark.faultguard(timeout=0.2)
+        @pytest.mark.faultguard(timeout=1)
         def test_hang(faultguard_data):
             faultguard_data["call"] = 2
             signal.pause()
@@ -819,7 +819,7 @@ SPY = """
         def test_crashed(data):
             ctypes.string_at(0)
 
-        @pytest.mark.faultguard(timeout=0.2)
+        @pytest.mark.faultguard(timeout=1)
         def test_hung(data):
             signal.pause()
 

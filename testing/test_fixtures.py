@@ -681,6 +681,7 @@ def test_what_an_unguarded_test_has_started_serves_guarded_tests_until_its_scope
     assert outcomes == {f"test_{number}": ["call passed", "teardown passed"] for number in (1, 2, 4, 5)}
 
 
+#: What the last test of a class does, in its call and its teardown, before the class's teardown fails in the parent.
 GUARDED_LAST = {
     "passes": ("pass", "pass", ["setup passed", "call passed", "teardown failed"]),
     "fails": ("assert 0", "pass", ["setup passed", "call failed", "teardown failed"]),
@@ -695,14 +696,12 @@ GUARDED_LAST = {
 }
 
 
-@pytest.mark.parametrize(("body", "ending", "expected"), GUARDED_LAST.values(), ids=GUARDED_LAST)
 def test_teardown_of_the_parent_that_fails_after_a_guarded_test_is_one_error(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, body: str, ending: str, expected: list[str]
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
 ) -> None:
     """It is told with its traceback and its output; a teardown of the child's that failed as well is told besides."""
-    pytester.makepyfile(
-        f"""
-        import os
+    pytester.makeconftest(
+        """
         import pytest
 
         @pytest.fixture(scope="class")
@@ -710,39 +709,49 @@ def test_teardown_of_the_parent_that_fails_after_a_guarded_test_is_one_error(
             yield
             print("the parent's parting words")
             raise ValueError("wide teardown")
-
-        @pytest.fixture
-        def narrow():
-            yield
-            {ending}
-
-        class TestIt:
-            def test_1(self, wide):
-                pass
-
-            @pytest.mark.faultguard
-            def test_2(self, wide, narrow):
-                {body}
-
-        def test_3():
-            pass
         """
     )
+    for name, (body, ending, _) in GUARDED_LAST.items():
+        (pytester.path / f"test_{name}.py").write_text(
+            f"""
+import os
+import pytest
 
-    result = run_pytest()
+@pytest.fixture
+def narrow():
+    yield
+    {ending}
 
-    outcomes = recorder.outcomes()
-    assert outcomes["TestIt::test_1"] == outcomes["test_3"] == ["setup passed", "call passed", "teardown passed"]
-    assert outcomes["TestIt::test_2"] == expected
-    *_, error = recorder.reports("test_2", when="teardown")
-    assert error.message == "ValueError: wide teardown"
-    assert 'raise ValueError("wide teardown")' in error.longrepr
-    assert error.section("Captured stdout teardown") == "the parent's parting words\n"
+class TestIt:
+    def test_1(self, wide):
+        pass
+
+    @pytest.mark.faultguard
+    def test_2(self, wide, narrow):
+        {body}
+
+def test_3():
+    pass
+"""
+        )
+
+    result = run_pytest(*xdist_args, *(["--dist=loadfile"] if xdist_args else []))
+
+    outcomes = by_nodeid(recorder)
+    for name, (_, _, expected) in GUARDED_LAST.items():
+        passed = ["setup passed", "call passed", "teardown passed"]
+        assert outcomes[f"test_{name}.py::TestIt::test_1"] == outcomes[f"test_{name}.py::test_3"] == passed
+        assert outcomes[f"test_{name}.py::TestIt::test_2"] == expected
+        *_, error = recorder.reports(f"test_{name}.py::TestIt::test_2", when="teardown")
+        assert error.message == "ValueError: wide teardown"
+        assert 'raise ValueError("wide teardown")' in error.longrepr
+        assert error.section("Captured stdout teardown") == "the parent's parting words\n"
+    told = [phase for *_, expected in GUARDED_LAST.values() for phase in expected]
     result.assert_outcomes(
-        passed=2 + (expected[1] == "call passed"),
-        failed=expected.count("call failed"),
-        skipped=expected.count("call skipped"),
-        errors=expected.count("teardown failed"),
+        passed=2 * len(GUARDED_LAST) + told.count("call passed"),
+        failed=told.count("call failed"),
+        skipped=told.count("call skipped"),
+        errors=told.count("teardown failed"),
     )
 
 

@@ -270,10 +270,15 @@ def test_precedence_of_the_timeout(pytester: pytest.Pytester, run_pytest: RunPyt
     )
     pytester.makeini("[pytest]\nfaultguard_timeout = 0.1\n")
 
-    run_pytest("--faultguard", "--faultguard-timeout", "0.3", plugins=QUICK).assert_outcomes(failed=2, passed=1)
+    run_pytest("--faultguard", "--faultguard-timeout", "0.3", plugins=QUICK)
 
-    assert recorder.report("test_command_line").crash["ending"]["timeout"] == 0.3
-    assert recorder.report("test_marker").crash["ending"]["timeout"] == 0.4
+    # In whichever phase that was on a busy machine.
+    timeouts = [(report.nodeid.rpartition("::")[2], report.crash) for report in recorder.reports() if report.crash]
+    assert [(name, crash["ending"]["timeout"]) for name, crash in timeouts] == [
+        ("test_command_line", 0.3),
+        ("test_marker", 0.4),
+    ]
+    assert recorder.report("test_none").outcome == "passed"
 
 
 def test_every_argument_everywhere(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
@@ -668,7 +673,6 @@ def test_platform_without_fork_runs_guarded_tests_in_process(
     assert result.stderr.str() == ""
 
 
-@pytest.mark.xfail(strict=True, reason="the plugin imports fcntl and resource, which Windows does not have")
 def test_windows_runs_guarded_tests_in_process(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     pytester.makepyfile(other_platform="import os, sys\ndel os.fork\nsys.modules.update(fcntl=None, resource=None)\n")
     pytester.makepyfile("def test_it(): pass\n")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,17 @@ LEAK = """
 import os
 import signal
 import subprocess
-import sys
 import time
 import pytest
+from programs import lib, pylib
 
-def leak():
+def leak(request):
     plain = subprocess.Popen(["sleep", "1001"])
     shell = subprocess.run(["sh", "-c", "sleep 1002 >/dev/null & echo $!"], stdout=subprocess.PIPE, check=True)
     former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     deaf = subprocess.Popen(["sleep", "1003"])
     signal.signal(signal.SIGTERM, former)
-    with open("pids", "w") as file:
+    with open(f"pids_{request.cls.__name__}", "w") as file:
         print(plain.pid, int(shell.stdout), deaf.pid, file=file)
     # Nobody here may end them or complain about them.
     for process in (plain, deaf):
@@ -56,62 +57,64 @@ def is_gone(pid):
     except OSError:
         return True
 
-def test_next():
-    with open("pids") as file:
-        assert all(is_gone(int(pid)) for pid in file.read().split())
+class Base:
+    def test_next(self):
+        with open(f"pids_{type(self).__name__}") as file:
+            assert all(is_gone(int(pid)) for pid in file.read().split())
 """
 
+#: What the test does in its setup, its call and its teardown.
 ENDINGS = {
-    "pass": ("", "leak()", ""),
-    "fail": ("", "leak(); assert 0", ""),
-    "skip": ("", "leak(); pytest.skip('so')", ""),
-    "fail_in_setup": ("leak(); assert 0", "pass", ""),
-    "fail_in_teardown": ("leak()", "pass", "assert 0"),
-    "crash": ("", "leak(); lib.null_write()", ""),
-    "exit": ("", "leak(); os._exit(0)", ""),
-    "kill": ("", "leak(); os.kill(os.getpid(), 9)", ""),
-    "crash_in_setup": ("leak(); lib.abort_()", "pass", ""),
-    "crash_in_teardown": ("", "leak()", "lib.abort_()"),
-    "crash_of_another_thread": ("", "leak(); lib.native_thread_crash(0); time.sleep(600)", ""),
-    "timeout": ("", "leak(); time.sleep(600)", ""),
-    "timeout_without_mercy": ("", "leak(); pylib.loop_blocked()", ""),
-    "close_all_fds": ("", "leak(); os.closerange(0, 4096)", ""),
+    "pass": ("pass", "leak(request)", "pass"),
+    "fail": ("pass", "leak(request); assert 0", "pass"),
+    "skip": ("pass", "leak(request); pytest.skip('so')", "pass"),
+    "fail_in_setup": ("leak(request); assert 0", "pass", "pass"),
+    "fail_in_teardown": ("leak(request)", "pass", "assert 0"),
+    "crash": ("pass", "leak(request); lib.null_write()", "pass"),
+    "exit": ("pass", "leak(request); os._exit(0)", "pass"),
+    "kill": ("pass", "leak(request); os.kill(os.getpid(), 9)", "pass"),
+    "crash_in_setup": ("leak(request); lib.abort_()", "pass", "pass"),
+    "crash_in_teardown": ("pass", "leak(request)", "lib.abort_()"),
+    "crash_of_another_thread": ("pass", "leak(request); lib.native_thread_crash(0); time.sleep(600)", "pass"),
+    "timeout": ("pass", "leak(request); time.sleep(600)", "pass"),
+    "timeout_without_mercy": ("pass", "leak(request); pylib.loop_blocked()", "pass"),
+    "close_all_fds": ("pass", "leak(request); os.closerange(0, 4096)", "pass"),
 }
 
 
-@pytest.mark.parametrize(("setup", "call", "teardown"), ENDINGS.values(), ids=ENDINGS)
 @pytest.mark.usefixtures("programs")
 def test_group_is_swept_and_named_at_every_ending(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, setup: str, call: str, teardown: str
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
 ) -> None:
     """Before the next test begins, and with pid and command line in the report."""
-    timeout = 0.5 if "600" in call or "loop" in call else None
-    pytester.makepyfile(
-        test_a=f"""
-        {LEAK.partition("def test_next")[0].replace(chr(10), chr(10) + " " * 8)}
-        from programs import lib, pylib
+    classes = [
+        f"""
+class Test_{name}(Base):
+    @pytest.fixture
+    def thing(self, request):
+        {setup}
+        yield
+        {teardown}
 
-        @pytest.fixture
-        def thing():
-            {setup or "pass"}
-            yield
-            {teardown or "pass"}
+    @pytest.mark.faultguard(timeout={0.7 if name.startswith("timeout") else None}, grace=0.2)
+    def test_leak(self, request, thing):
+        {call}
 
-        @pytest.mark.faultguard(timeout={timeout}, grace=0.2)
-        def test_leak(thing):
-            {call}
-        """,
-        test_b=LEAK,
-    )
+    def test_next(self):
+        super().test_next()
+"""
+        for name, (setup, call, teardown) in ENDINGS.items()
+    ]
+    (pytester.path / "test_it.py").write_text("\n".join([LEAK, *classes]))
 
-    run_pytest("-rA")
+    run_pytest(*xdist_args, *(["--dist=loadscope"] if xdist_args else []))
 
-    plain, orphan, deaf = map(int, (pytester.path / "pids").read_text().split())
-    assert [look_at(pid) for pid in (plain, orphan, deaf)] == [None] * 3
-    assert recorder.report("test_next").outcome == "passed"
-    assert sorted(named(recorder.reports("test_leak"))) == sorted(
-        [f"{plain} sleep 1001", f"{orphan} sleep 1002", f"{deaf} sleep 1003"]
-    )
+    for name in ENDINGS:
+        pids = [int(pid) for pid in (pytester.path / f"pids_Test_{name}").read_text().split()]
+        assert recorder.report(f"Test_{name}::test_next").outcome == "passed", name
+        assert [look_at(pid) for pid in pids] == [None] * 3
+        told = [f"{pid} sleep {number}" for pid, number in zip(pids, (1001, 1002, 1003), strict=True)]
+        assert sorted(named(recorder.reports(f"Test_{name}::test_leak"))) == sorted(told), name
 
 
 def named(reports: list[Report]) -> list[str]:
@@ -125,32 +128,33 @@ def named(reports: list[Report]) -> list[str]:
     return text.splitlines()
 
 
-@pytest.mark.parametrize("outcome", ["passes", "fails"])
 def test_leaked_process_of_a_test_that_did_not_crash_is_told_on_the_terminal(
-    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...], outcome: str
+    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]
 ) -> None:
     """Under the failure; and where passed tests are shown at all, also of one that passed."""
     pytester.makepyfile(
-        f"""
+        """
         import subprocess
         import pytest
 
-        @pytest.mark.faultguard
-        def test_leak():
+        pytestmark = pytest.mark.faultguard
+
+        def test_passes():
             subprocess.Popen(["sleep", "1001"])
-            assert {outcome == "passes"}
+
+        def test_fails():
+            subprocess.Popen(["sleep", "1002"])
+            assert 0
         """
     )
 
-    quiet = run_pytest(*xdist_args)
-    told = run_pytest(*xdist_args, "-rA")
+    quiet = run_pytest(*xdist_args).stdout
+    told = run_pytest(*xdist_args, "-rA").stdout
 
-    lines = ["*- leaked processes (killed)*", "[0-9]* sleep 1001"]
-    told.stdout.fnmatch_lines(lines)
-    if outcome == "passes":
-        quiet.stdout.no_fnmatch_line("*leaked processes*")
-    else:
-        quiet.stdout.fnmatch_lines(lines)
+    for number in (1001, 1002):
+        told.fnmatch_lines_random([f"[0-9]* sleep {number}"])
+    quiet.fnmatch_lines(["*- leaked processes (killed)*", "[0-9]* sleep 1002"])
+    quiet.no_fnmatch_line("[0-9]* sleep 1001")
 
 
 def test_process_of_one_test_is_not_blamed_on_another(
@@ -1030,7 +1034,6 @@ EXPRESSIONS = {
     "exit_with_status": "pytest.exit('enough', returncode=5)",
     "system_exit": "raise SystemExit(3)",
     "base_exception": "raise BaseException('odd')",
-    "generator_exit": "raise GeneratorExit",
 }
 
 def raise_in(phase):
@@ -1062,8 +1065,13 @@ def test_after():
 """
 
 
-@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
-@pytest.mark.parametrize("expression", re.findall(r'^    "(\w+)":', RAISING, re.MULTILINE))
+@pytest.mark.parametrize(
+    ("expression", "phase"),
+    [
+        *product(["interrupt", "exit", "base_exception"], ["setup", "call", "teardown"]),
+        *product(["interrupt_with_words", "exit_with_status", "system_exit"], ["call"]),
+    ],
+)
 def test_what_a_test_raises_to_end_the_session_does_so_as_without_us(
     pytester: pytest.Pytester,
     start_pytest: StartPytest,

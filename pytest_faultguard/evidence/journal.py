@@ -34,7 +34,6 @@ scribble cannot be told: the very byte that means "idle" written over the state 
 from __future__ import annotations
 
 import enum
-import fcntl
 import itertools
 import marshal
 import mmap
@@ -274,6 +273,8 @@ class Journal(MutableMapping[Hashable, Any]):
             fd = _unnamed_file()
             os.ftruncate(fd, _file_bytes(limit_bytes))
             if hasattr(os, "memfd_create"):
+                import fcntl  # Here, for Windows has none, and imports this module.
+
                 fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except (OSError, OverflowError) as error:
             if fd >= 0:

@@ -232,8 +232,8 @@ def _encode(message: Message) -> bytes:
 
 def _message(body: bytes) -> Message:
     try:
-        name, fields = json.loads(body)
-        return _KINDS[name](**_unpacked(fields))
+        name, fields = _decoder.decode(body.decode("ascii"))
+        return _KINDS[name](**fields)
     except (ValueError, TypeError, KeyError) as error:
         msg = f"a message could not be read: {error}"
         raise ChannelError(msg) from error
@@ -266,19 +266,16 @@ def _packed(value: Any) -> Any:
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unpacked(one) for one in value]
-    if not isinstance(value, dict):
-        return value
+def _unpacked(value: dict[str, Any]) -> Any:
+    """What a dict stands for; what is in it is unpacked already."""
     mark = value.get(_MARK)
     if mark is None:
-        return {key: _unpacked(one) for key, one in value.items()}
+        return value
     items = value["items"]
     if mark == "tuple":
-        return tuple(_unpacked(one) for one in items)
+        return tuple(items)
     if mark == "dict":
-        return {_unpacked(key): _unpacked(one) for key, one in items}
+        return dict(items)
     if mark == "bytes":
         return base64.b64decode(items)
     if mark == "frame":
@@ -286,3 +283,6 @@ def _unpacked(value: Any) -> Any:
         return Frame(function=function, file=file, line=line)
     msg = f"unknown mark {mark!r}"
     raise ValueError(msg)
+
+
+_decoder = json.JSONDecoder(object_hook=_unpacked)

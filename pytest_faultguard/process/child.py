@@ -6,10 +6,8 @@ Runs after a fork, maybe beside threads that the fork has lost: nothing here tak
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import gc
 import os
-import resource
 import signal
 import sys
 import traceback
@@ -19,6 +17,7 @@ from typing import NoReturn
 from typing import final
 
 from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Sender
@@ -88,6 +87,9 @@ def _outcome(target: Callable[[Line], object], line: Line) -> int:
 
 def moved_up(fd: int) -> int:
     """The same file under a high number: out of the way of tests that count, close too many, or expect the lowest."""
+    import fcntl  # Here, for Windows has neither, and imports this module.
+    import resource
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
@@ -98,8 +100,8 @@ def moved_up(fd: int) -> int:
 def _leave_terminal() -> None:
     # A background process group that reads the terminal, or changes its mode, is stopped: the test would hang. It reads
     # nothing instead; and where it opens the terminal by itself, it gets an error.
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    signals.ignore(signal.SIGTTIN)
+    signals.ignore(signal.SIGTTOU)
     null = os.open(os.devnull, os.O_RDONLY)
     if null != 0:
         os.dup2(null, 0)

@@ -15,6 +15,7 @@ import signal
 import threading
 from types import FrameType
 from typing import TYPE_CHECKING
+from typing import Any
 from typing import TypeAlias
 from typing import final
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 #: Ends the test: forwarded to the child, which tears its fixtures down.
 INTERRUPT = signal.SIGINT
 #: Ends pytest: the group is swept at once.
-TERMINATING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+TERMINATING = (signal.SIGTERM, *(getattr(signal, name) for name in ("SIGHUP", "SIGQUIT") if hasattr(signal, name)))
 #: Stops pytest, and so the child.
-STOP = signal.SIGTSTP
+STOP: int = getattr(signal, "SIGTSTP", 0)
 _WATCHED = (INTERRUPT, *TERMINATING, STOP)
 _ALL = frozenset(range(1, signal.NSIG)) & signal.valid_signals()
 
@@ -40,10 +41,14 @@ _SIGACTION_BYTES = 256
 #: What ``pthread_sigmask`` takes and returns; real-time signals are bare numbers.
 Mask: TypeAlias = set["int | signal.Signals"]
 
-_libc = ctypes.CDLL(None, use_errno=True)
+# Windows, where nothing is forked, has no such library, and imports this module.
+_libc = ctypes.CDLL(None, use_errno=True) if hasattr(os, "fork") else None
+# The functions of signal itself turn every number into an enum and back, which takes longer than the calls.
+_DEFAULT = _signal.SIG_DFL
+_IGNORED = _signal.SIG_IGN
 # Looked up here, once, and not again in every child.
-_sigaction = _libc.sigaction
-_prctl = _libc.prctl
+_sigaction: Any = getattr(_libc, "sigaction", None)
+_prctl: Any = getattr(_libc, "prctl", None)
 _Action = ctypes.c_char * _SIGACTION_BYTES
 _NULL = bytes(ctypes.sizeof(ctypes.c_void_p))
 
@@ -54,28 +59,27 @@ class Disposition:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.function = signal.getsignal(number)
+        self.function = _signal.getsignal(number)
         action = _Action()
         _sigaction(number, None, action)
         #: What the kernel's table is given besides; None for the default, of which Python's says everything.
-        self._action = None if self.function is signal.SIG_DFL and action.raw.startswith(_NULL) else action
+        self._action = None if self.function is _DEFAULT and action.raw.startswith(_NULL) else action
 
     @property
     def ignored(self) -> bool:
         """Whether the signal is ignored, as under ``nohup``: then it is left alone."""
-        return self.function is signal.SIG_IGN
+        return bool(self.function is _IGNORED)
 
     def restore(self) -> None:
         """Put both tables back."""
         # None stands for a C handler: Python's table cannot be given it, the kernel's can.
-        signal.signal(self.number, signal.SIG_DFL if self.function is None else self.function)
+        _signal.signal(self.number, _DEFAULT if self.function is None else self.function)
         if self._action is not None:
             _sigaction(self.number, self._action, None)
 
 
 def block_all() -> Mask:
     """Block every signal in this thread; return the former mask."""
-    # Not signal's own, which turns all of the former mask into enums: that takes longer than anything else here.
     mask: Mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
     return mask
 
@@ -110,7 +114,7 @@ class Signals:
                     former = Disposition(number)
                     if not former.ignored:
                         self._former[number] = former
-                        signal.signal(number, self._note)
+                        _signal.signal(number, self._note)
             finally:
                 set_mask(mask)
         return self
@@ -177,7 +181,7 @@ class Status:
     def __init__(self, number: int, answer: Callable[[], None]) -> None:
         self._former = Disposition(number)
         # Python's own table does not know of a handler that C code has installed: faulthandler.register is such.
-        if self._former.function is not signal.SIG_DFL or proc.caught(os.getpid(), number):
+        if self._former.function is not _DEFAULT or proc.caught(os.getpid(), number):
             msg = f"{signal.Signals(number).name} has a handler already"
             raise ValueError(msg)
         self._answer = answer
@@ -189,6 +193,11 @@ class Status:
     def close(self) -> None:
         """Restore the former disposition."""
         self._former.restore()
+
+
+def ignore(number: int) -> None:
+    """In a child: have a signal do nothing."""
+    _signal.signal(number, _IGNORED)
 
 
 def set_parent_death_signal(number: int) -> None:
