@@ -579,7 +579,7 @@ def _refuse_debuggers() -> None:
 
 def _no_debugger() -> NoReturn:
     __tracebackhide__ = True
-    pytest.fail("a guarded test has no terminal for a debugger: run it with --no-faultguard")
+    pytest.fail("use --no-faultguard: a guarded test has no terminal for a debugger")
 
 
 def _faulthandler_timeout(config: pytest.Config) -> Seconds:

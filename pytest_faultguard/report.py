@@ -122,7 +122,7 @@ class _Function(NamedTuple):
 
 def _functions(file: str) -> tuple[_Function, ...]:
     """The functions that a source file defines, outer ones first."""
-    return _parsed("".join(linecache.getlines(file)))
+    return _parsed("".join(linecache.getlines(file.replace("\0", "?"))))
 
 
 @functools.lru_cache(maxsize=16)

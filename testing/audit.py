@@ -92,6 +92,14 @@ def audit_tmp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("tmp")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def default_signals() -> None:
+    """A shell starts its background jobs, and some CI systems their steps, with these ignored: what tests start, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture(autouse=True)
 def audit(audit_tmp: Path, allow_leftovers: list[str]) -> Iterator[None]:
     """Fail a test that leaves something behind, and end what still runs."""

@@ -17,13 +17,14 @@ from testing import programs as _programs
 from testing.audit import allow_leftovers
 from testing.audit import audit
 from testing.audit import audit_tmp
+from testing.audit import default_signals
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
 from testing.live import StartPytest
 from testing.live import starting
 
-__all__ = ["allow_leftovers", "audit", "audit_tmp"]
+__all__ = ["allow_leftovers", "audit", "audit_tmp", "default_signals"]
 
 pytest_plugins = ["pytester"]
 
@@ -63,6 +64,9 @@ def run_pytest(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Ru
     """`run_pytest(*args, timeout=60)`: an inner session in a clean environment, 120 columns wide, without colours."""
     for name in _OUTER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    # What Python and C write to one terminal comes in the order in which it was written, and no cache is left.
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("PY_COLORS", "0")
     return RunPytest(pytester)

@@ -14,6 +14,8 @@ import pytest
 
 #: A session that takes longer has hung: it is killed, and the test fails.
 SESSION_SECONDS = 60.0
+#: No file in the working directory; and Hypothesis's plugin, where it is installed, adds a second to each session.
+QUICK = ("no:cacheprovider", "no:hypothesispytest")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class RunPytest:
     def __call__(
         self,
         *args: str | os.PathLike[str],
-        plugins: Sequence[str] = ("no:cacheprovider",),
+        plugins: Sequence[str] = QUICK,
         timeout: float = SESSION_SECONDS,
     ) -> pytest.RunResult:
         """Run `python -m pytest *args`, with a `-p` for each of the plugins; `plugins=()` for a session with `--lf`."""

@@ -98,6 +98,11 @@ def wait_until(condition: Callable[[], bool], what: str, within: float = WAIT_SE
         os.sched_yield()
 
 
+def wait_until_asleep(pid: int) -> None:
+    """Until a process that has said its word has come to what it waits for."""
+    wait_until(lambda: (seen := look_at(pid)) is not None and seen.state == "S", f"{pid} sleeps")
+
+
 class Live:
     """A started session: its words, its output so far, its end."""
 
@@ -209,7 +214,9 @@ class StartPytest:
     started: list[Live]
 
     def __call__(
-        self, *args: str | os.PathLike[str], command: tuple[str, ...] = ("-m", "pytest", "-p", "no:cacheprovider")
+        self,
+        *args: str | os.PathLike[str],
+        command: tuple[str, ...] = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
     ) -> Live:
         """Run `python -m pytest *args`, or another `python *command *args`, in a process group of its own."""
         process = self.pytester.popen(

@@ -585,7 +585,7 @@ def test_breakpoint_fails_the_test(
     result.assert_outcomes(failed=4, errors=2, passed=2)
     failed = [report for report in recorder.reports() if report.outcome == "failed"]
     assert {report.message for report in failed} == {
-        "Failed: a guarded test has no terminal for a debugger: run it with --no-faultguard"
+        "Failed: use --no-faultguard: a guarded test has no terminal for a debugger"
     }
     assert [report.crash for report in failed] == [None] * 6
     assert [report.when for report in failed if "setup" in report.nodeid or "teardown" in report.nodeid] in (

@@ -22,6 +22,7 @@ from testing.live import StartPytest
 from testing.live import has_ended
 from testing.live import look_at
 from testing.live import wait_until
+from testing.live import wait_until_asleep
 
 #: What may pass on a busy machine between a signal and what it causes, grace and limits not counted.
 SLACK_SECONDS = 10.0
@@ -264,11 +265,6 @@ def test_after():
 def normalized(output: str) -> str:
     """The output of a session without what differs between two of them."""
     return re.sub(r"in \d+\.\d\ds|=+(?= .* in \d+\.\d\ds)|=+$|/runpytest-\d+", "", output, flags=re.MULTILINE)
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Until a process that has said its word has come to what it waits for."""
-    wait_until(lambda: (seen := look_at(pid)) is not None and seen.state == "S", f"{pid} sleeps")
 
 
 def wait_until_busy(pid: int) -> None:

@@ -15,6 +15,7 @@ from testing.harness import RunPytest
 from testing.live import Live
 from testing.live import StartPytest
 from testing.live import look_at
+from testing.live import wait_until_asleep
 
 #: What may pass on a busy machine beyond a limit.
 SLACK_SECONDS = 3.0
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.faultguard
 @pytest.fixture(autouse=True)
 def began(request):
     with open("began", "a") as file:
-        print(request.node.name, time.monotonic(), file=file)
+        print(request.node.nodeid.partition("::")[2], time.monotonic(), file=file)
 
 """
 
@@ -199,10 +200,10 @@ def test_next_test_starts_about_timeout_seconds_later(
             f"""
 class Test_{name}:
     @pytest.mark.faultguard(timeout={TIMEOUT}, grace={GRACE})
-    def test_hangs_{name}(self):
+    def test_hangs(self):
         {way.body}
 
-    def test_next_{name}(self):
+    def test_next(self):
         pass
 """
             for name, way in WAYS.items()
@@ -214,7 +215,7 @@ class Test_{name}:
     assert len(recorder.outcomes()) == 2 * len(WAYS)
     times = began(pytester)
     for name, way in WAYS.items():
-        report = recorder.report(f"test_hangs_{name}")
+        report = recorder.report(f"Test_{name}::test_hangs")
         assert report.message == f"timeout of 0.5 s passed in call, ended by {way.stopped_by}", name
         assert [gap[: len(way.gap)] for gap in report.crash["gaps"]] == ([way.gap] if way.gap else []), name
         assert ("gaps in the evidence" in report.longrepr) is bool(way.gap), name
@@ -226,11 +227,11 @@ class Test_{name}:
         assert [command for _, _, command in leaked] == ([way.leaked] if way.leaked else []), name
         assert [look_at(int(pid)) for pid, _, _ in leaked] == [None] * len(leaked), name
 
-        following = recorder.report(f"test_next_{name}")
+        following = recorder.report(f"Test_{name}::test_next")
         assert following.outcome == "passed", name
         assert following.worker == report.worker
         grace = GRACE if way.stopped_by == "SIGKILL" else 0.0
-        took = times[f"test_next_{name}"] - times[f"test_hangs_{name}"]
+        took = times[f"Test_{name}::test_next"] - times[f"Test_{name}::test_hangs"]
         # The clock of the child starts a moment before its test.
         assert TIMEOUT + grace - 0.2 < took < TIMEOUT + STACKS_SECONDS + grace + SLACK_SECONDS, name
     assert len({report.worker for report in recorder.reports()}) == (2 if xdist_args else 1)
@@ -697,6 +698,14 @@ def test_waits(number):
 )
 
 
+def ask_status(session: Live, *children: str) -> None:
+    """Send the signal when the guards of these children wait for them: a moment before, there is nothing to tell yet."""
+    for child in map(look_at, map(int, children)):
+        assert child is not None
+        wait_until_asleep(child.ppid)
+    session.send(signal.SIGUSR1)
+
+
 def told_status(session: Live, nodeid: str, within: float = 30.0) -> str:
     """The next status of a test, up to its end."""
     header = rf"\[faultguard\] {re.escape(nodeid)}: running for (\d+\.\d) s\n"
@@ -711,21 +720,18 @@ def test_status_of_a_guarded_test(
     """At once, on the real terminal: node id, seconds and stacks; as often as one asks; and the test goes on."""
     (pytester.path / "test_it.py").write_text(STATUS)
     session = start_pytest(f"--capture={capture}")
-    session.wait_for("waits")
-    before = len(session.output)
+    (child,) = session.wait_for("waits")
 
     for number in (1, 2, 3):
-        session.send(signal.SIGUSR1)
+        ask_status(session, child)
         session.wait_for_output(rf"(?s)(?:\[faultguard\] .*?){{{number}}} in far_inside\n")
     first = told_status(session, "test_it.py::test_waits[1]")
     session.go()
-    session.wait_for("waits")
-    session.send(signal.SIGUSR1)
+    ask_status(session, *session.wait_for("waits"))
     told_status(session, "test_it.py::test_waits[2]")
     session.go()
 
     assert session.end() == 0
-    assert before < len(session.output)
     assert re.search(r"test_it\.py\", line \d+ in far_inside\n.*test_it\.py\", line \d+ in test_waits\n", first)
     assert {report.outcome for report in recorder.reports()} == {"passed"}
     assert all("faultguard" not in text for report in recorder.reports() for _, text in report.sections)
@@ -738,10 +744,9 @@ def test_status_of_a_distributed_session(
     """The controller is asked, and every worker answers."""
     (pytester.path / "test_it.py").write_text(STATUS)
     session = start_pytest("-n2")
-    for _ in range(2):
-        session.wait_for("waits")
+    children = [session.wait_for("waits")[0] for _ in range(2)]
 
-    session.send(signal.SIGUSR1)
+    ask_status(session, *children)
 
     for number in (1, 2):
         assert " in far_inside\n" in told_status(session, f"test_it.py::test_waits[{number}]")
@@ -760,14 +765,14 @@ def test_status_of_a_test_that_cannot_tell(pytester: pytest.Pytester, start_pyte
 @pytest.mark.faultguard(timeout=3, grace=0.1)
 def test_it():
     lib.block_all_signals()
-    say("loops")
+    say("loops", os.getpid())
     pylib.loop_gil()
 """
     )
     session = start_pytest()
-    session.wait_for("loops")
+    (child,) = session.wait_for("loops")
 
-    session.send(signal.SIGUSR1)
+    ask_status(session, child)
 
     assert "(no stacks)" in told_status(session, "test_it.py::test_it")
     assert session.end() == pytest.ExitCode.TESTS_FAILED

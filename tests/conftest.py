@@ -12,5 +12,6 @@ if (_root := str(Path(__file__).parents[1])) not in sys.path:
 from testing.audit import allow_leftovers
 from testing.audit import audit
 from testing.audit import audit_tmp
+from testing.audit import default_signals
 
-__all__ = ["allow_leftovers", "audit", "audit_tmp"]
+__all__ = ["allow_leftovers", "audit", "audit_tmp", "default_signals"]
