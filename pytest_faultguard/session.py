@@ -91,7 +91,7 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
 def add_worker(node: Any) -> None:
     """A worker has started: SIGUSR1 reaches it through us, where it is on this machine."""
     popen = getattr(getattr(node.gateway, "_io", None), "popen", None)
-    if popen is not None:
+    if popen is not None and options.why_unguarded(node.config) is None:
         session = node.config.stash[session_key]
         session.workers[node.gateway.id] = popen.pid
         _listen(session)
