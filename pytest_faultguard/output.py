@@ -16,6 +16,8 @@ from typing import final
 
 import pytest
 
+from pytest_faultguard.process.channel import identity
+
 
 @final
 class Output:
@@ -110,7 +112,7 @@ class Turns:
 
     def __init__(self, config: pytest.Config) -> None:
         self._fds = os.pipe2(os.O_CLOEXEC) if _is_live(config) else ()
-        self._identity = _identity(self._fds[0]) if self._fds else None
+        self._identity = identity(self._fds[0]) if self._fds else None
 
     def close(self) -> None:
         """Let the pipe go."""
@@ -136,7 +138,7 @@ class Turns:
         waiting = select.poll()
         waiting.register(self._fds[0], select.POLLIN)
         # A test that closes all descriptors may have opened a file of its own under our number since.
-        if _identity(self._fds[0]) == self._identity and waiting.poll(_TURN_BOUND * 1000):
+        if identity(self._fds[0]) == self._identity and waiting.poll(_TURN_BOUND * 1000):
             os.read(self._fds[0], 1)
 
 
@@ -153,14 +155,6 @@ def _is_live(config: pytest.Config) -> bool:
     if not config.pluginmanager.hasplugin("logging-plugin"):
         return False
     return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _tee(stream: Any, fd: int) -> None:

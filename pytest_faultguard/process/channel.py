@@ -137,7 +137,7 @@ class Sender:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._identity = _identity(fd)
+        self._identity = identity(fd)
         self._lock = threading.RLock()
         self._waiting: list[bytes] = []
         self._writing = False
@@ -162,7 +162,7 @@ class Sender:
                 self._writing = False
 
     def _write(self, frame: bytes) -> None:
-        if _identity(self._fd) != self._identity:
+        if identity(self._fd) != self._identity:
             # A test that closes all descriptors may have opened a file of its own under our number since.
             msg = "the channel to pytest was closed by the test"
             raise ChannelError(msg)
@@ -216,7 +216,8 @@ class Receiver:
             yield _message(body)
 
 
-def _identity(fd: int) -> tuple[int, int] | None:
+def identity(fd: int) -> tuple[int, int] | None:
+    """Which file is behind a descriptor; None where none is."""
     try:
         status = os.fstat(fd)
     except OSError:
