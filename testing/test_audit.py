@@ -95,9 +95,9 @@ def test_nothing_more():
 LINES = {
     "test_session_of_its_own": r"process \d+ \(state S, parent \d+\): sleep 600",
     "test_nothing": "",
-    "test_daemon": r"process \d+ \(state [RS], parent \d+\): \S*python .*",
-    "test_fork": r"process \d+ \(state [RS], parent \d+\): \S*python .*",
-    "test_fork_without_fds": r"process \d+ \(state [RS], parent \d+\): \S*python .*",
+    "test_daemon": r"process \d+ \(state [RS], parent \d+\): \S*python[\d.]* .*",
+    "test_fork": r"process \d+ \(state [RS], parent \d+\): \S*python[\d.]* .*",
+    "test_fork_without_fds": r"process \d+ \(state [RS], parent \d+\): \S*python[\d.]* .*",
     "test_stopped": r"process \d+ \(state T, parent \d+\): sleep 600",
     "test_zombie": r"process \d+ \(state Z, parent \d+\): no command line",
     "test_fd": r"fd \d+ -> .*",
