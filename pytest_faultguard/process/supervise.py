@@ -66,7 +66,7 @@ class Watched:
     ending: Ending | None
     #: Whether it had said that it finished.
     finished: bool
-    #: When the crash was noticed, on the monotonic clock, less the time that it was stopped with pytest.
+    #: When the crash was noticed, on the monotonic clock.
     ended_at: Seconds
     #: What faulthandler wrote at a crash.
     dump: str

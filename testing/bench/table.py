@@ -6,6 +6,7 @@ import datetime as dt
 import importlib.metadata
 import os
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,8 @@ def _machine() -> str:
     today = dt.datetime.now(tz=dt.timezone.utc).date()
     versions = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in _PACKAGES)]
     kernel = ".".join(platform.release().split(".")[:2])
-    return f"Measured on {today} with {', '.join(versions)}, on Linux {kernel} with {os.cpu_count()} CPUs."
+    told = f"Measured on {today} with {', '.join(versions)}, on Linux {kernel} with {os.cpu_count()} CPUs."
+    return textwrap.fill(told, 110, break_on_hyphens=False)
 
 
 def _version(name: str) -> str:
