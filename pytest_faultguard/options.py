@@ -171,7 +171,7 @@ def limits_for(item: pytest.Item) -> Limits | None:
     Raises:
         pytest.UsageError: names the test, the marker's argument and the value.
     """
-    marks = list(item.iter_markers(MARKER))
+    marks = _marks(item)
     for mark in marks:
         _check(item, mark)
     config = item.config
@@ -190,8 +190,14 @@ def limits_for(item: pytest.Item) -> Limits | None:
 
 def data_limit_for(item: pytest.Item) -> int:
     """How much an unguarded test may keep in ``faultguard_data``, in bytes."""
-    limit: int = _value(_BY_NAME["data_limit"], list(item.iter_markers(MARKER)), item.config)
+    limit: int = _value(_BY_NAME["data_limit"], _marks(item), item.config)
     return limit
+
+
+def _marks(item: pytest.Item) -> list[pytest.Mark]:
+    """The item's marks, the closest one first: that of a parameter, which pytest lists behind its function's."""
+    of_parameters = [mark for mark in getattr(getattr(item, "callspec", None), "marks", ()) if mark.name == MARKER]
+    return [*of_parameters, *(mark for mark in item.iter_markers(MARKER) if mark not in of_parameters)]
 
 
 def _value(argument: Argument, marks: list[pytest.Mark], config: pytest.Config) -> Any:

@@ -780,3 +780,26 @@ def test_plugin_switched_off(pytester: pytest.Pytester, run_pytest: RunPytest) -
 
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(["*PytestUnknownMarkWarning: Unknown pytest.mark.faultguard*"])
+
+
+def test_marker_of_a_parameter_wins_over_its_functions(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """The closest one decides, argument by argument."""
+    pytester.makepyfile(
+        """
+        import pytest
+        import time
+
+        @pytest.mark.faultguard(timeout=30, grace=0.5)
+        @pytest.mark.parametrize("n", [pytest.param(0, marks=pytest.mark.faultguard(timeout=0.2)), 1])
+        def test_it(n):
+            while n == 0:
+                time.sleep(60)
+        """
+    )
+
+    run_pytest()
+
+    assert recorder.report("test_it[0]").crash["ending"]["timeout"] == 0.2
+    assert recorder.report("test_it[1]").outcome == "passed"
