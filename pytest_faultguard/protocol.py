@@ -386,7 +386,7 @@ class _GuardedItem:
     def _earlier_sections(self) -> list[tuple[str, str]]:
         """The output of the phases that have ended; what a hook had put into their reports is theirs."""
         sections = [] if self.last is None else self.last.sections
-        return [(title, text) for title, text in sections if title.startswith(("Captured ", "stacks after "))]
+        return [(title, text) for title, text in sections if title.startswith("Captured ")]
 
     def _xfail(self, crash: Crash) -> Xfail | None:
         expected = self.expected
