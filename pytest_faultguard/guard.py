@@ -18,7 +18,9 @@ from pytest_faultguard.process import child as child_side
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import fork_child
+from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.process.supervise import Watch
@@ -69,6 +71,8 @@ class Guard:
     on_message: Callable[[Message], None]
     #: Gets the stacks that a running child wrote: periodic ones, and those of pytest's ``faulthandler_timeout``.
     on_snapshot: Callable[[Snapshot], None]
+    #: Where the child's descriptor 2 is not captured.
+    relay: Relay | None = None
     _watch: Watch | None = field(default=None, init=False)
 
     def run(self, target: Callable[[child_side.Line], object]) -> Remains:
@@ -80,7 +84,7 @@ class Guard:
         Raises:
             LaunchError: the child could not be started.
         """
-        # On the way out the signals come last: until then none can interrupt.
+        # On the way in the signals come first, and on the way out last: in between none can interrupt.
         with Signals() as signals, _Pipes() as pipes:
             wiring = child_side.Wiring(*pipes.writing)
             line = child_side.Line(Sender(wiring.channel_fd), wiring.stacks_fd)
@@ -90,24 +94,28 @@ class Guard:
                 child_side.run(target, wiring, line)
 
             child = fork_child(main, restore=signals.restore)
-            pipes.close_writing()
-            channel_fd, dump_fd, stacks_fd = pipes.reading
-            watch = Watch(
-                child,
-                receiver=Receiver(channel_fd),
-                fds=(channel_fd, dump_fd, stacks_fd),
-                signals=signals,
-                on_message=self.on_message,
-                on_snapshot=self.on_snapshot,
-            )
-            limits = self.limits
-            watch.limit(timeout=limits.timeout, grace=limits.grace, dump_every=limits.dump_every)
-            self._watch = watch
+            self._watch = self._watch_for(child, pipes, signals)
             try:
-                watched = watch.run()
+                watched = self._watch.run()
             finally:
                 self._watch = None
         return _remains(watched)
+
+    def _watch_for(self, child: Child, pipes: _Pipes, signals: Signals) -> Watch:
+        pipes.close_writing()
+        channel_fd, dump_fd, stacks_fd = pipes.reading
+        watch = Watch(
+            child,
+            receiver=Receiver(channel_fd),
+            fds=(channel_fd, dump_fd, stacks_fd),
+            signals=signals,
+            on_message=self.on_message,
+            on_snapshot=self.on_snapshot,
+            relay=self.relay,
+        )
+        limits = self.limits
+        watch.limit(timeout=limits.timeout, grace=limits.grace, dump_every=limits.dump_every)
+        return watch
 
     def ask_status(self, answer: Callable[[Seconds, str], None]) -> bool:
         """From a signal handler: have ``answer`` called with the child's age and stacks; False where no child lives."""

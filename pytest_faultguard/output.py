@@ -17,6 +17,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard.process.channel import identity
+from pytest_faultguard.process.relay import Relay
 
 
 @final
@@ -24,7 +25,8 @@ class Output:
     """What a child writes and what would die with it: files without a name that both sides can reach.
 
     Under ``--capture=fd`` pytest's own files serve, for the child inherits them. With ``sys`` and ``no`` the text is in
-    the child's memory or on the terminal: there the child tees it. Log records are in its memory always.
+    the child's memory or on the terminal: there the child tees it, and a relay keeps what native code writes. Log records
+    are in its memory always.
     """
 
     def __init__(self, item: pytest.Item) -> None:
@@ -33,7 +35,9 @@ class Output:
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
         self._by_fd = self._capture is not None and item.config.getoption("capture") == "fd"
-        self.turns = Turns(item.config)
+        #: None where descriptor 2 is captured, and where pytest was started without one: it may be any file now.
+        self.relay = None if self._by_fd or sys.__stderr__ is None or identity(2) is None else Relay()
+        self.turns = Turns(in_use=self.relay is not None or _is_live(item.config))
         names = [] if self._by_fd else ["stdout", "stderr"]
         names += [] if self._logging is None else ["log"]
         self._files = {name: os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) for name in names}
@@ -47,6 +51,8 @@ class Output:
     def close(self) -> None:
         """Let the files go."""
         self.turns.close()
+        if self.relay is not None:
+            self.relay.close()
         for fd in self._files.values():
             os.close(fd)
         self._files.clear()
@@ -73,10 +79,21 @@ class Output:
             if stream is not None and name in texts:
                 stream.write(texts[name])
 
+    def native_words(self) -> str:
+        """What native code has written in the phase that did not end, past everything that captures."""
+        return "" if self.relay is None else self.relay.words()
+
+    def end_phase(self) -> None:
+        """A phase has ended well: its words explain no death."""
+        if self.relay is not None:
+            self.relay.forget()
+
     # The child's side.
 
     def arm(self) -> None:
         """In the child: begin to tee and to stream."""
+        if self.relay is not None:
+            self.relay.arm()
         if not self._by_fd and self._capture is not None:
             self._capture.resume_global_capture()
             for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
@@ -107,11 +124,12 @@ class Output:
 class Turns:
     """Keeps the order on a terminal to which a child writes as well, because its output is not captured.
 
-    After each report it is pytest's turn: what pytest writes comes before what the test writes next.
+    After each report it is pytest's turn: what pytest writes comes before what the test writes next, and what a relay has
+    got by then belongs to the phase that has ended.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._fds = os.pipe2(os.O_CLOEXEC) if _is_live(config) else ()
+    def __init__(self, *, in_use: bool) -> None:
+        self._fds = os.pipe2(os.O_CLOEXEC) if in_use else ()
         self._identity = identity(self._fds[0]) if self._fds else None
 
     def close(self) -> None:

@@ -13,6 +13,8 @@ The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
     The nodes that are set up. The child empties the finalizers that it inherited; the parent tears down what is its own.
 ``FixtureDef._finalizers``
     As above, for fixtures that are alive.
+``FixtureDef.cached_result`` and ``finish``, ``Function._fixtureinfo`` and ``_request``
+    What the parent has set up for one value of a parameter it ends before it forks for another, as pytest would.
 ``Config._tmp_path_factory``
     Makes the session's base directory before the first child, else every child makes one.
 ``capturemanager.item_capture``
@@ -38,9 +40,12 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any
 from typing import Literal
 from typing import NoReturn
@@ -75,7 +80,6 @@ from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
-from pytest_faultguard.output import Turns
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
@@ -171,7 +175,7 @@ class _GuardedItem:
     """The parent's part in the run of one item."""
 
     #: While the child lives.
-    turns: Turns
+    output: Output
 
     def __init__(self, item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> None:
         self.item = item
@@ -190,11 +194,12 @@ class _GuardedItem:
 
     def run(self) -> None:
         item, session = self.item, self.item.config.stash[session_key]
+        if not self._end_other_values(session):
+            return
         _prepare(item.config)
         journal = Journal.create(self.limits.data_bytes)
-        output = Output(item)
-        self.turns = output.turns
-        guard = Guard(self.limits, self._take, self._take_snapshot)
+        output = self.output = Output(item)
+        guard = Guard(self.limits, self._take, self._take_snapshot, output.relay)
         session.guarding = item.nodeid, guard
         try:
             remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output))
@@ -210,13 +215,35 @@ class _GuardedItem:
             journal.close()
         self._conclude(crash, remains.leaked)
 
+    def _end_other_values(self, session: Session) -> bool:
+        """End what this process has set up for another parameter: pytest would before the item has its own value.
+
+        False where that failed, which fails the item's setup.
+        """
+        others = list(_other_values(self.item, session))
+        if not others:
+            return True
+
+        def finish() -> None:
+            with _capturing(self.item, "setup"):
+                for fixture in others:
+                    fixture.finish(self.item._request)  # type: ignore[attr-defined]
+
+        call = _called(finish, "setup")
+        if call.excinfo is None:
+            return True
+        self.last = self._log(call)
+        self._close(None)
+        return False
+
     # What the child says.
 
     def _take(self, message: Message) -> None:
         match message:
             case Report():
                 self._take_report(_unpacked(message, self.item.config))
-                self.turns.give_back()
+                self.output.end_phase()
+                self.output.turns.give_back()
             case Expected():
                 self.expected = message
             case Warned():
@@ -309,6 +336,9 @@ class _GuardedItem:
         if ending is None:
             output.pass_on(captured)
             return None
+        words = output.native_words()
+        if words:
+            captured["stderr"] = captured.get("stderr", "") + words
         self.captured = captured
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
         dump = remains.dump or faultdump.find(err)
@@ -406,22 +436,27 @@ class _GuardedItem:
         """
         item, session = self.item, self.item.session
         nextitem = None if session.shouldfail or session.shouldstop else self.nextitem
-        call = pytest.CallInfo.from_call(
-            lambda: _teardown(item, nextitem), when="teardown", reraise=(pytest.exit.Exception, KeyboardInterrupt)
-        )
+        call = _called(lambda: _teardown(item, nextitem), "teardown")
         if call.excinfo is None and report is not None:
             if not logged:
                 item.ihook.pytest_runtest_logreport(report=report)
             return
         if report is not None and report.failed and not logged:
             item.ihook.pytest_runtest_logreport(report=report)
-        ours: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
-        ours.sections[:0] = self._earlier_sections()
+        self._log(call)
+
+    def _log(self, call: pytest.CallInfo[None]) -> pytest.TestReport:
+        """Make and log a report of what was done here."""
+        item = self.item
+        report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        report.sections[:0] = self._earlier_sections()
         if self.last is not None:
-            ours.user_properties = self.last.user_properties
-        item.ihook.pytest_runtest_logreport(report=ours)
-        if check_interactive_exception(call, ours):
-            item.ihook.pytest_exception_interact(node=item, call=call, report=ours)
+            report.user_properties = self.last.user_properties
+        self._add_snapshots(report)
+        item.ihook.pytest_runtest_logreport(report=report)
+        if check_interactive_exception(call, report):
+            item.ihook.pytest_exception_interact(node=item, call=call, report=report)
+        return report
 
 
 def _unpacked(message: Report, config: pytest.Config) -> pytest.TestReport:
@@ -482,14 +517,38 @@ def _prepare(config: pytest.Config) -> None:
 def _teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     state = item.session._setupstate
     needed = [] if nextitem is None else nextitem.listchain()
-    if list(state.stack) == needed[: len(state.stack)]:
-        return
+    if list(state.stack) != needed[: len(state.stack)]:
+        with _capturing(item, "teardown"):
+            state.teardown_exact(nextitem)
+
+
+def _called(function: Callable[[], None], when: _When) -> pytest.CallInfo[None]:
+    return pytest.CallInfo.from_call(function, when=when, reraise=(pytest.exit.Exception, KeyboardInterrupt))
+
+
+def _capturing(item: pytest.Item, when: _When) -> AbstractContextManager[None]:
     capture = item.config.pluginmanager.getplugin("capturemanager")
-    if capture is None:
-        state.teardown_exact(nextitem)
+    return nullcontext() if capture is None else capture.item_capture(when, item)
+
+
+def _other_values(item: pytest.Item, session: Session) -> Generator[pytest.FixtureDef[Any]]:
+    """The fixtures that this process has set up for a parameter of which the item has another value."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None:
         return
-    with capture.item_capture("teardown", item):
-        state.teardown_exact(nextitem)
+    definitions = item._fixtureinfo.name2fixturedefs  # type: ignore[attr-defined]
+    for name, value in callspec.params.items():
+        for fixture in definitions.get(name, ()):
+            if id(fixture) in session.alive and not _is_same(fixture.cached_result, value):
+                yield fixture
+
+
+def _is_same(cached: Any, value: object) -> bool:
+    # As FixtureDef.execute compares: an array has no truth value.
+    try:
+        return cached is not None and (cached[1] is value or bool(cached[1] == value))
+    except (ValueError, RuntimeError):
+        return False
 
 
 def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[str, ...]:

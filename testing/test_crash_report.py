@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -666,23 +669,26 @@ def test_native_words_explain_the_death(
     assert "index out of bounds" in failed(recorder, "test_rust").section("Captured stderr call")
 
 
-@pytest.mark.xfail(
-    reason="what C writes to descriptor 2 is not pytest's to capture in these modes, and no guard reads it", strict=True
-)
 @pytest.mark.parametrize("capture", ["sys", "no", "tee-sys"])
 def test_native_words_explain_the_death_without_fd_capture(
-    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, capture: str
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, capture: str, xdist_args: tuple[str, ...]
 ) -> None:
-    """The E line has them in every capture mode."""
-    pytester.makepyfile(words_file(["double_free"]))
+    """The E line has them in every capture mode; and they are on the terminal, as without a guard."""
+    pytester.makepyfile(words_file(["double_free", "cxx", "python"]))
 
-    run_pytest(f"--capture={capture}")
+    result = run_pytest(f"--capture={capture}", *xdist_args)
 
-    assert crash_of(failed(recorder, "test_double_free")).message == WORDS["double_free"].message
+    for name in ("double_free", "cxx", "python"):
+        report = failed(recorder, f"::test_{name}")
+        assert crash_of(report).message == WORDS[name].message
+        said = WORDS[name].message.rpartition(": ")[2]
+        assert said in report.section("Captured stderr call")
+        assert said in result.stderr.str()
 
 
+@pytest.mark.parametrize("capture", ["fd", "sys", "no", "tee-sys"])
 def test_the_words_of_an_earlier_phase_do_not_count(
-    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, capture: str, xdist_args: tuple[str, ...]
 ) -> None:
     """A message that a test prints about something else, in setup, is not what it died of in the call."""
     pytester.makepyfile(
@@ -702,9 +708,80 @@ def test_the_words_of_an_earlier_phase_do_not_count(
         """
     )
 
-    run_pytest()
+    run_pytest(f"--capture={capture}", *xdist_args)
 
     assert crash_of(failed(recorder, "test_dies")).message == ""
+
+
+def test_what_python_and_c_write_without_capture_is_where_it_is_without_a_guard(
+    run_pytest: RunPytest, pytester: pytest.Pytester
+) -> None:
+    """Python's two streams in their order, on one terminal; a file that the test puts at descriptor 2 gets all."""
+    pytester.makepyfile(
+        """
+        import os
+        import sys
+
+        import pytest
+
+        @pytest.mark.faultguard
+        def test_streams():
+            for number in range(20):
+                print("out", number)
+                print("err", number, file=sys.stderr)
+
+        @pytest.mark.faultguard
+        def test_native():
+            os.write(2, b"native\\n" * 1000)
+            os.system("echo from a child >&2")
+
+        @pytest.mark.faultguard
+        def test_catches_by_hand(tmp_path):
+            former = os.dup(2)
+            with open(tmp_path / "caught", "w+") as file:
+                os.dup2(file.fileno(), 2)
+                print("python", file=sys.stderr)
+                os.write(2, b"native\\n")
+                os.dup2(former, 2)
+                file.seek(0)
+                assert file.read() == "python\\nnative\\n"
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-s", "-v", "-p", "no:cacheprovider"]
+    told = [
+        subprocess.run(
+            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=True
+        ).stdout.rpartition("\n=")[0]
+        for options in ([], ["--no-faultguard"])
+    ]
+
+    assert told[0].count("native\n") == 1000
+    assert told[0] == told[1]
+
+
+def test_a_flood_of_native_output_is_stopped_at_the_deadline(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester
+) -> None:
+    """Passing it on does not keep the guard from its clocks."""
+    pytester.makepyfile(
+        """
+        import os
+
+        import pytest
+
+        @pytest.mark.faultguard(timeout=0.5)
+        def test_it():
+            while True:
+                os.write(2, b"x\\n" * 32768)
+        """
+    )
+
+    with open(os.devnull, "wb") as null:
+        subprocess.run(
+            [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider"], stderr=null, timeout=60, check=False
+        )
+
+    assert failed(recorder, "test_it").message == "timeout of 0.5 s passed in call, ended by SIGTERM"
 
 
 # Where the dump goes.

@@ -332,10 +332,10 @@ def test_parametrized_module_fixture(
     ledger.check()
 
 
-def test_child_that_needs_another_parameter_leaves_the_parents_value_alone(
+def test_value_of_a_parameter_ends_before_a_guarded_test_begins_the_next_one(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, ledger: Ledger
 ) -> None:
-    """In the child the inherited value is replaced and not torn down; the parent goes on with it."""
+    """As without a guard: two servers on one port, for example, must not meet."""
     pytester.makepyfile(
         """
         import pytest
@@ -378,32 +378,59 @@ def test_child_that_needs_another_parameter_leaves_the_parents_value_alone(
     assert ledger.story() == [
         "begin module a in parent",
         "use module a in parent",
+        "end module a in parent",
         "begin module b in child",
         "use module b in child",
         "end module b in child",
+        "begin module a in parent",
         "use module a in parent",
         "use module a in child",
         "end module a in parent",
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the parent ends the value of a parameter only when it sets up the next one")
-def test_value_of_a_parameter_ends_before_a_guarded_test_begins_the_next_one(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, ledger: Ledger
+@pytest.mark.parametrize("scope", ["class", "module", "session"])
+def test_end_of_the_other_value_that_fails_is_an_error_of_the_test_that_needs_the_next(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str
 ) -> None:
-    """Two servers on one port, for example, must not meet."""
-    pytester.makeconftest(PARAMETRIZED_FIXTURE)
+    """As without a guard: its setup fails, with the output of that teardown, and the next test goes on."""
     pytester.makepyfile(
-        HEAD
-        + function("u", "test_1", {"thing": "module parametrized"})
-        + function("g", "test_2", {"thing": "module parametrized"})
+        f"""
+        import pytest
+
+        @pytest.fixture(scope="{scope}")
+        def thing(request):
+            yield request.param
+            print("closing", request.param)
+            assert request.param != "a", "cannot close"
+
+        class Test:
+            @pytest.mark.parametrize("thing", ["a"], indirect=True)
+            def test_1(self, thing):
+                pass
+
+            @pytest.mark.faultguard
+            @pytest.mark.parametrize("thing", ["b"], indirect=True)
+            def test_2(self, thing):
+                pass
+
+            @pytest.mark.faultguard
+            @pytest.mark.parametrize("thing", ["b"], indirect=True)
+            def test_3(self, thing):
+                pass
+        """,
+        conftest="def pytest_collection_modifyitems(items): items.sort(key=lambda item: item.name)",
     )
 
+    run_pytest("--no-faultguard")
+    unguarded = recorder.outcomes()
     run_pytest()
 
-    assert {report.outcome for report in recorder.reports()} == {"passed"}
-    story = [line.partition(" module parametrized ")[::2] for line in ledger.story()]
-    assert story.index(("end", "in parent")) < story.index(("begin", "in child"))
+    assert recorder.outcomes() == unguarded
+    (report,) = (report for report in recorder.reports() if report.outcome == "failed")
+    assert report.when == "setup"
+    assert "cannot close" in report.longrepr
+    assert report.section("Captured stdout setup") == "closing a\n"
 
 
 def test_finalizers_added_by_request_and_by_node(

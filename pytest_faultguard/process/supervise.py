@@ -30,6 +30,7 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
 from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import INTERRUPT
 from pytest_faultguard.process.signals import STOP
 from pytest_faultguard.process.signals import Signals
@@ -89,6 +90,7 @@ class Watch:
         signals: Signals,
         on_message: Callable[[Message], None],
         on_snapshot: Callable[[Snapshot], None],
+        relay: Relay | None = None,
     ) -> None:
         self._child = child
         self._receiver = receiver
@@ -96,6 +98,7 @@ class Watch:
         self._signals = signals
         self._on_message = on_message
         self._on_snapshot = on_snapshot
+        self._relay = relay
         self._timers: dict[Callable[[], None], Seconds] = {}
         self._dump = bytearray()
         self._stacks = bytearray()
@@ -124,6 +127,8 @@ class Watch:
             (signals.fd, self._on_signal),
         ):
             self._selector.register(fd, selectors.EVENT_READ, read)
+        if relay is not None:
+            self._selector.register(relay.fd, selectors.EVENT_READ, lambda: self._call(relay.pass_on))
 
     def limit(self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None) -> None:
         """Start the clocks; they count from the child's start."""
@@ -136,12 +141,17 @@ class Watch:
     def run(self) -> Watched:
         """Wait for the child's end and bury it, whatever is raised in between.
 
-        An interrupt that came while somebody else's code ran here is raised when the child is buried.
+        Lets signals in only while it waits, so nothing that a handler raises can keep a child from its burial. An
+        interrupt that came while somebody else's code ran here is raised when the child is buried.
         """
         try:
-            while not self._dead:
-                self._turn()
-            self._read_channel()
+            try:
+                self._signals.listen()
+                while not self._dead:
+                    self._turn()
+                self._read_channel()
+            finally:
+                self._signals.block()
         finally:
             status = self._bury()
         self._read_dump()
@@ -212,9 +222,11 @@ class Watch:
         if isinstance(message, Finished):
             self._finished = True
             self._timers = {self._on_exit_bound: time.monotonic() + GONE_BOUND}
+        if self._relay is not None:
+            self._call(self._relay.drain)  # Written before this was said.
         self._call(lambda: self._on_message(message))
 
-    def _call(self, outside: Callable[[], None]) -> None:
+    def _call(self, outside: Callable[[], object]) -> None:
         """Call what is not ours and may hang or wait: a signal acts there as it would without us."""
         self._signals.act = self._on_signal_outside
         try:

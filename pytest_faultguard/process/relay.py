@@ -1,0 +1,109 @@
+"""What a child's native code writes to descriptor 2, where pytest does not capture that descriptor."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from typing import Any
+from typing import final
+
+from pytest_faultguard.process.channel import identity
+from pytest_faultguard.process.child import moved_up
+
+_STDERR = 2
+#: What is kept: the words that explain a death are the last ones.
+KEPT_BYTES = 1 << 16
+_READ_BYTES = 1 << 16
+#: More than a pipe holds: what is still in one when its writers are gone.
+_DRAIN_BYTES = 1 << 20
+
+
+@final
+class Relay:
+    """Passes on what arrives at a child's descriptor 2 to where it goes without a guard, and keeps the end of it.
+
+    What Python writes there goes straight on, so that its order with stdout stays.
+    """
+
+    def __init__(self) -> None:
+        self._target = moved_up(os.dup(_STDERR))
+        self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._reading, False)
+        self._kept = bytearray()
+
+    def close(self) -> None:
+        """Let the descriptors go."""
+        for fd in (self._reading, self._writing, self._target):
+            os.close(fd)
+
+    @property
+    def fd(self) -> int:
+        """Becomes readable when there is something to pass on."""
+        return self._reading
+
+    def pass_on(self) -> int:
+        """Pass on some of what has arrived; how many bytes that was. Never waits for the child."""
+        try:
+            data = os.read(self._reading, _READ_BYTES)
+        except BlockingIOError:
+            return 0
+        self._kept += data
+        del self._kept[:-KEPT_BYTES]
+        _write(self._target, data)
+        return len(data)
+
+    def drain(self) -> None:
+        """Pass on all that has arrived; not for ever, for somebody may still write."""
+        passed_on = 0
+        while passed_on < _DRAIN_BYTES and (count := self.pass_on()):
+            passed_on += count
+
+    def forget(self) -> None:
+        """What follows belongs to another phase."""
+        self.drain()
+        self._kept.clear()
+
+    def words(self) -> str:
+        """What has arrived since :meth:`forget`, or the last 64 KiB of it."""
+        self.drain()
+        return self._kept.decode("utf-8", "replace")
+
+    # The child's side.
+
+    def arm(self) -> None:
+        """In the child: put the pipe where native code writes to."""
+        os.dup2(self._writing, _STDERR)
+        stream = sys.__stderr__
+        if stream is not None and hasattr(stream, "reconfigure") and stream.fileno() == _STDERR:
+            # Below the text layer, which keeps nothing back then.
+            stream.reconfigure(write_through=True)
+            _redirect(stream.buffer, self._target)
+
+
+def _redirect(buffer: Any, target: int) -> None:
+    pipe, write, isatty = identity(_STDERR), buffer.write, buffer.isatty
+
+    def redirected(data: Any) -> int:
+        if identity(_STDERR) != pipe:
+            # The test has put something of its own there, to catch what is written.
+            return int(write(data))
+        _write(target, data)
+        return len(data)
+
+    buffer.write = redirected
+    buffer.isatty = lambda: os.isatty(target) if identity(_STDERR) == pipe else isatty()
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    try:
+        while view:
+            try:
+                view = view[os.write(fd, view) :]
+            except BlockingIOError:
+                waiting = select.poll()
+                waiting.register(fd, select.POLLOUT)
+                waiting.poll()
+    except OSError:
+        pass  # Closed, or nobody reads it any more: as for a process that writes there itself.
