@@ -22,6 +22,7 @@ from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
 from pytest_faultguard.process import proc
+from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Message
@@ -230,6 +231,42 @@ def test_what_the_listener_raises_ends_the_child(seen: Seen) -> None:
     guard = Guard(Limits(), refuse, seen.snapshots.append)
     with pytest.raises(LookupError, match="not now"):
         guard.run(target)
+
+
+# Where it rings in a callback of the garbage collector, Python says so and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_handler_that_raises_at_any_moment_orphans_nothing(seen: Seen) -> None:
+    """Somebody else's, pytest-timeout's for example: the child is buried, the signals are as before."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    former = signal.signal(signal.SIGALRM, ring)
+    before = [signal.getsignal(number) for number in signals._WATCHED]
+    rung: set[bool] = set()
+    open_before = len(os.listdir("/proc/self/fd"))
+    try:
+        for delay in random.Random(1).sample(range(1, 4000), 300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delay / 1e6)
+                seen.run(finish)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                rung.add(False)
+            except Alarm:
+                rung.add(True)
+            with pytest.raises(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+            assert [signal.getsignal(number) for number in signals._WATCHED] == before
+            assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+    assert rung == {False, True}
+    assert len(os.listdir("/proc/self/fd")) == open_before
 
 
 def test_an_interrupt_reaches_the_child_and_is_raised_again(seen: Seen) -> None:

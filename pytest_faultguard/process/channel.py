@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import struct
 import threading
 import zlib
@@ -22,6 +23,7 @@ from typing import final
 
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.outcome import FaultguardError
+from pytest_faultguard.process import signals
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 1 << 20
@@ -166,9 +168,16 @@ class Sender:
             # A test that closes all descriptors may have opened a file of its own under our number since.
             msg = "the channel to pytest was closed by the test"
             raise ChannelError(msg)
-        view = memoryview(frame)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        # A signal that raises could cut a frame that the kernel does not write at once. Where another thread takes the
+        # signal this does not help; then the guard ends a child that was to be interrupted.
+        mask = signals.block_all() if len(frame) > select.PIPE_BUF else None
+        try:
+            view = memoryview(frame)
+            while view:
+                view = view[os.write(self._fd, view) :]
+        finally:
+            if mask is not None:
+                signals.set_mask(mask)
 
 
 @final

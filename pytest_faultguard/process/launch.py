@@ -39,25 +39,21 @@ def can_fork() -> bool:
 
 
 def fork_child(main: Callable[[], object], *, restore: Callable[[], object]) -> Child:
-    """Fork; the child runs ``restore`` with all signals blocked, then ``main``, and never returns from here.
+    """Fork; the child runs ``restore``, which also unblocks signals, then ``main``, and never returns from here.
 
-    No signal is delivered to this thread between the fork and the moment when the child is known, so none can leave a
-    child that nobody watches.
+    To be called with all signals blocked, and they stay so: none can be delivered to this thread until somebody watches
+    the child, and leave one that nobody does.
 
     Raises:
         LaunchError: no process or no descriptor could be had.
     """
     parent = os.getpid()
     random_state = _random_state()
-    mask = signals.block_all()
-    try:
-        started_at = time.monotonic()
-        pid = _fork()
-        if pid == 0:
-            _be_child(parent, main, restore, mask, random_state)
-        return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
-    finally:
-        signals.set_mask(mask)
+    started_at = time.monotonic()
+    pid = _fork()
+    if pid == 0:
+        _be_child(parent, main, restore, random_state)
+    return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
 def _fork() -> int:
@@ -89,7 +85,6 @@ def _be_child(
     parent: int,
     main: Callable[[], object],
     restore: Callable[[], object],
-    mask: signals.Mask,
     random_state: object,
 ) -> NoReturn:
     try:
@@ -101,7 +96,6 @@ def _be_child(
             # CPython reseeds `random` in every fork; a test must see the numbers that it would see without one.
             sys.modules["random"].setstate(random_state)
         restore()
-        signals.set_mask(mask)
         main()
     finally:
         os._exit(1)

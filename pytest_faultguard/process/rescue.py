@@ -23,6 +23,7 @@ from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Told
+from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.signals import Signals
@@ -68,15 +69,12 @@ def _tell(records: tuple[journal.Record, ...], start: int, until: Seconds) -> li
     reading, writing = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(reading, False)
     try:
-        with Signals() as signals:
+        with Signals() as noted:
             try:
-                child = fork_child(lambda: _teller(records, start, writing), restore=signals.restore)
+                child = fork_child(lambda: _teller(records, start, writing), restore=noted.restore)
             finally:
                 os.close(writing)
-            try:
-                messages, status = _listen(child.pid, child.pidfd, reading, signals, until)
-            finally:
-                os.close(child.pidfd)
+            messages, status = _listen(child, reading, noted, until)
     finally:
         os.close(reading)
     told = [Rescued(key=one.key, value=one.value) for one in messages if one.value is not None]
@@ -87,30 +85,33 @@ def _tell(records: tuple[journal.Record, ...], start: int, until: Seconds) -> li
     return told
 
 
-def _listen(pid: int, pidfd: int, reading: int, signals: Signals, until: Seconds) -> tuple[list[Told], str]:
+def _listen(child: Child, reading: int, noted: Signals, until: Seconds) -> tuple[list[Told], str]:
     receiver = Receiver(reading)
     messages: list[Told] = []
     hung = False
     with selectors.PollSelector() as selector:
-        for fd in (pidfd, reading, signals.fd):
+        for fd in (child.pidfd, reading, noted.fd):
             selector.register(fd, selectors.EVENT_READ)
         try:
+            noted.listen()
             ended = False
             while not ended:
                 wait = max(0.0, min(VALUE_BOUND, until - time.monotonic()))
                 ready = {key.fd for key, _ in selector.select(wait)}
-                if not ready or signals.fd in ready:
+                if not ready or noted.fd in ready:
                     hung = True
                     break
-                ended = pidfd in ready
+                ended = child.pidfd in ready
                 messages += (message for message in receiver.receive() if isinstance(message, Told))
                 if receiver.closed and reading in selector.get_map():
                     selector.unregister(reading)
         except ChannelError:
             pass  # It has scribbled over its own memory: what came before counts.
         finally:
-            os.killpg(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
+            noted.block()
+            os.killpg(child.pid, signal.SIGKILL)
+            _, status = os.waitpid(child.pid, 0)
+            os.close(child.pidfd)
     if hung:
         return messages, "its loading or repr hangs"
     if os.WIFSIGNALED(status):

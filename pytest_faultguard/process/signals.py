@@ -93,46 +93,64 @@ def set_mask(mask: Mask) -> None:
 class Signals:
     """Notes the signals that arrive between ``with`` and its end, then raises them again.
 
-    Does nothing outside the main thread, where Python cannot install handlers: there the signal goes to the main thread
+    All signals are blocked from the one to the other but for the time between :meth:`listen` and :meth:`block`, so that
+    no handler, be it somebody else's, can raise where a child would be orphaned.
+
+    Does not note outside the main thread, where Python cannot install handlers: there the signal goes to the main thread
     as it would without us.
     """
+
+    #: Becomes readable when a signal was noted, or :meth:`wake` was called.
+    fd: int
 
     def __init__(self) -> None:
         self._former: dict[int, Disposition] = {}
         self._noted: list[int] = []
         self._kept: list[int] = []
+        self._mask: Mask = set()
         #: Where set, takes each signal as it comes, instead of its being noted.
         self.act: Callable[[int], None] | None = None
-        #: Becomes readable when a signal was noted, or :meth:`wake` was called.
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            mask = block_all()
-            try:
+        self._mask = block_all()
+        try:
+            self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            if threading.current_thread() is threading.main_thread():
                 for number in _WATCHED:
                     former = Disposition(number)
                     if not former.ignored:
                         self._former[number] = former
                         _signal.signal(number, self._note)
-            finally:
-                set_mask(mask)
+        except BaseException:
+            set_mask(self._mask)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        mask = block_all()
         try:
-            self.restore()
+            self._restore()
             os.close(self.fd)
             for number in dict.fromkeys((*self._kept, *self._noted)):
                 # With the former disposition: KeyboardInterrupt, a function of the user's, or the end of this process.
                 # All of them when the mask is put back, so that none is lost because another one raised.
                 signal.raise_signal(number)
         finally:
-            set_mask(mask)
+            set_mask(self._mask)
+
+    def listen(self) -> None:
+        """Let signals in."""
+        set_mask(self._mask)
+
+    def block(self) -> None:
+        """Let no signal in: what follows must not be interrupted."""
+        block_all()
 
     def restore(self) -> None:
-        """Put the former dispositions back; also what a fork's child does first."""
+        """In a fork's child, first of all: the former dispositions, then the former mask."""
+        self._restore()
+        set_mask(self._mask)
+
+    def _restore(self) -> None:
         for former in self._former.values():
             former.restore()
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
+import sys
+import termios
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -173,3 +177,35 @@ def test_many_threads_and_a_signal_handler_send_whole_messages(pipe: tuple[int, 
 
 def _broken(text: str) -> Broken:
     return Broken(text=text)
+
+
+def test_a_signal_that_raises_does_not_cut_a_long_message(pipe: tuple[int, int]) -> None:
+    """It comes while the message waits in a full pipe, and has its way when the message is through."""
+    reading, writing = pipe
+    got: list[Message] = []
+    sent = Report(data={"text": "x" * 1_000_000})
+    capacity = fcntl.fcntl(reading, fcntl.F_GETPIPE_SZ)
+
+    def interrupt_and_read() -> None:
+        held = bytearray(4)
+        while int.from_bytes(held, sys.byteorder) < capacity:
+            fcntl.ioctl(reading, termios.FIONREAD, held)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+        receiver = Receiver(reading)
+        while not got and select.select([reading], [], [], 5)[0]:
+            got.extend(receiver.receive())
+
+    def ring(*_: object) -> None:
+        raise TimeoutError
+
+    former = signal.signal(signal.SIGALRM, ring)
+    reader = threading.Thread(target=interrupt_and_read)
+    reader.start()
+    try:
+        with pytest.raises(TimeoutError):
+            Sender(writing).send(sent)
+    finally:
+        reader.join()
+        signal.signal(signal.SIGALRM, former)
+
+    assert got == [sent]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 
 import pytest
 
@@ -17,11 +18,24 @@ from pytest_faultguard.process import signals
 from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import can_fork
-from pytest_faultguard.process.launch import fork_child
+from pytest_faultguard.process.launch import fork_child as fork_blocked
 
 
 def nothing() -> None:
     pass
+
+
+def fork_child(main: Callable[[], object], *, restore: Callable[[], object] = nothing) -> Child:
+    mask = signals.block_all()
+
+    def restore_all() -> None:
+        restore()
+        signals.set_mask(mask)
+
+    try:
+        return fork_blocked(main, restore=restore_all)
+    finally:
+        signals.set_mask(mask)
 
 
 def buried(child: Child) -> int:
@@ -34,9 +48,9 @@ def buried(child: Child) -> int:
 def test_a_child_runs_its_main_and_never_returns() -> None:
     """It leaves by the code that its main chose, or by 1."""
     assert can_fork()
-    assert os.waitstatus_to_exitcode(buried(fork_child(lambda: os._exit(5), restore=nothing))) == 5
-    assert os.waitstatus_to_exitcode(buried(fork_child(nothing, restore=nothing))) == 1
-    assert os.waitstatus_to_exitcode(buried(fork_child(sys.exit, restore=nothing))) == 1
+    assert os.waitstatus_to_exitcode(buried(fork_child(lambda: os._exit(5)))) == 5
+    assert os.waitstatus_to_exitcode(buried(fork_child(nothing))) == 1
+    assert os.waitstatus_to_exitcode(buried(fork_child(sys.exit))) == 1
 
 
 def test_signals_are_blocked_until_the_former_handlers_stand() -> None:
@@ -77,7 +91,7 @@ def test_the_filters_of_the_child_are_the_users() -> None:
     """What hides our own warning hides nothing of the test's."""
     before = list(warnings.filters)
 
-    child = fork_child(lambda: os._exit(warnings.filters == before), restore=nothing)
+    child = fork_child(lambda: os._exit(warnings.filters == before))
 
     assert os.waitstatus_to_exitcode(buried(child)) == 1
 
@@ -90,10 +104,10 @@ def test_no_process_to_be_had_is_an_error_of_ours() -> None:
             os.setresuid(65534, 65534, 65534)  # root has no limit of processes.
         resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
         with pytest.raises(LaunchError, match="cannot fork"):
-            fork_child(nothing, restore=nothing)
+            fork_child(nothing)
         os._exit(7 if signal.pthread_sigmask(signal.SIG_BLOCK, []) == set() else 8)
 
-    assert os.waitstatus_to_exitcode(buried(fork_child(main, restore=nothing))) == 7
+    assert os.waitstatus_to_exitcode(buried(fork_child(main))) == 7
 
 
 def test_no_descriptor_to_be_had_leaves_no_child() -> None:
@@ -108,7 +122,7 @@ def test_no_descriptor_to_be_had_leaves_no_child() -> None:
         except OSError:
             pass
         with pytest.raises(LaunchError, match="cannot watch a child"):
-            fork_child(signal.pause, restore=nothing)
+            fork_child(signal.pause)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
@@ -122,11 +136,11 @@ def test_a_child_dies_with_its_parent() -> None:
     reading, writing = os.pipe()
 
     def parent() -> None:
-        child = fork_child(signal.pause, restore=nothing)
+        child = fork_child(signal.pause)
         os.write(writing, f"{child.pid}\n".encode())
         os.kill(os.getpid(), signal.SIGKILL)
 
-    first = fork_child(parent, restore=nothing)
+    first = fork_child(parent)
     os.close(writing)
     buried(first)
     pid = int(os.read(reading, 64))
@@ -142,21 +156,29 @@ def test_a_child_dies_with_its_parent() -> None:
 def test_the_kernel_tells_of_a_process() -> None:
     """State, command line, masks and groups."""
     me = os.getpid()
-    child = fork_child(signal.pause, restore=nothing)
+    reading, writing = os.pipe()
+
+    def main() -> None:
+        signals.block_all()
+        os.write(writing, b".")
+        signal.pause()
+
+    child = fork_child(main)
     try:
+        assert os.read(reading, 1) == b"."
         assert proc.state(me) == "R"
         assert list(proc.members(child.pid)) == [child.pid]
-        assert "pytest" in proc.command_line(me)
+        assert sys.executable in proc.command_line(me)
         assert proc.caught(me, signal.SIGINT)
         assert not proc.caught(me, signal.SIGTERM)
         assert not proc.blocked_everywhere(me, signal.SIGTERM)
-        mask = signals.block_all()
-        assert proc.blocked_everywhere(me, signal.SIGTERM)
-        signals.set_mask(mask)
+        assert proc.blocked_everywhere(child.pid, signal.SIGTERM)
         assert not proc.dumps_core(me)
     finally:
         os.kill(child.pid, signal.SIGKILL)
         buried(child)
+        os.close(reading)
+        os.close(writing)
     assert proc.state(child.pid) == ""
     assert proc.command_line(child.pid) == "?"
     assert not proc.caught(child.pid, signal.SIGINT)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -36,9 +37,19 @@ def restored() -> Iterator[None]:
         disposition.restore()
 
 
+@contextmanager
+def noting() -> Iterator[Signals]:
+    with Signals() as noted:
+        noted.listen()
+        try:
+            yield noted
+        finally:
+            noted.block()
+
+
 def test_signals_wait_until_the_end() -> None:
     """Nothing is raised between two lines of ours."""
-    with pytest.raises(KeyboardInterrupt), Signals() as noted:
+    with pytest.raises(KeyboardInterrupt), noting() as noted:
         signal.raise_signal(signal.SIGINT)
         assert select.select([noted.fd], [], [], 0)[0]
         assert noted.take() == [signal.SIGINT]
@@ -52,7 +63,7 @@ def test_signals_wait_until_the_end() -> None:
 
 def test_a_signal_that_was_not_taken_is_raised_as_well() -> None:
     """It came between the last look and the end."""
-    with pytest.raises(KeyboardInterrupt), Signals():
+    with pytest.raises(KeyboardInterrupt), noting():
         signal.raise_signal(signal.SIGINT)
 
 
@@ -66,7 +77,7 @@ def test_a_function_of_the_users_gets_its_signal_once(number: int) -> None:
 
     signal.signal(number, function)
     before = action(number)
-    with Signals():
+    with noting():
         signal.raise_signal(number)
         signal.raise_signal(number)
         assert met == []
@@ -83,7 +94,7 @@ def test_a_handler_of_c_code_is_restored() -> None:
     _libc.signal(signal.SIGTERM, function)
     before = action(signal.SIGTERM)
 
-    with Signals():
+    with noting():
         assert action(signal.SIGTERM) != before
         signal.raise_signal(signal.SIGTERM)
 
@@ -95,7 +106,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     """As under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
-    with Signals() as noted:
+    with noting() as noted:
         signal.raise_signal(signal.SIGHUP)
         assert noted.take() == []
 
@@ -107,7 +118,7 @@ def test_in_a_thread_nothing_is_installed() -> None:
     seen: list[object] = []
 
     def run() -> None:
-        with Signals() as noted:
+        with noting() as noted:
             seen.append(signal.getsignal(signal.SIGINT))
             noted.wake()
             seen.append(noted.take())
@@ -119,9 +130,29 @@ def test_in_a_thread_nothing_is_installed() -> None:
     assert seen == [signal.default_int_handler, []]
 
 
+def test_between_its_lines_nobody_is_heard() -> None:
+    """Not even a handler of somebody else's that raises."""
+    signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    reached = []
+
+    with pytest.raises(KeyboardInterrupt), Signals() as noted:
+        signal.raise_signal(signal.SIGUSR1)
+        reached.append("blocked")
+        try:
+            noted.listen()
+        except KeyboardInterrupt:
+            reached.append("listening")
+        noted.block()
+        signal.raise_signal(signal.SIGUSR1)
+        reached.append("blocked")
+
+    assert reached == ["blocked", "listening", "blocked"]
+    assert signal.SIGUSR1 not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
 def test_the_descriptor_is_closed() -> None:
     """Whatever happens."""
-    with pytest.raises(LookupError), Signals() as noted:
+    with pytest.raises(LookupError), noting() as noted:
         raise LookupError
 
     with pytest.raises(OSError, match="Bad file descriptor"):
