@@ -145,7 +145,11 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
     if known is not None:
         crash, sections, properties = known
         report.sections[:0] = sections
-        report.user_properties = [*properties, *report.user_properties]
+        # What a hook puts into every report is in the child's earlier ones as well.
+        report.user_properties = [
+            *(one for one in properties if one not in report.user_properties),
+            *report.user_properties,
+        ]
         reporting.dress(report, crash)
     return report
 
