@@ -146,10 +146,7 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
         crash, sections, properties = known
         report.sections[:0] = sections
         # What a hook puts into every report is in the child's earlier ones as well.
-        report.user_properties = [
-            *(one for one in properties if one not in report.user_properties),
-            *report.user_properties,
-        ]
+        report.user_properties = [*properties, *report.user_properties]
         reporting.dress(report, crash)
     return report
 
@@ -403,13 +400,17 @@ class _GuardedItem:
         call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
-        item.stash[_crash_key] = crash, sections, [] if self.last is None else self.last.user_properties
+        properties = [] if self.last is None else self.last.user_properties
+        item.stash[_crash_key] = crash, sections, properties
         item.stash[xfailed_key] = self._xfail(crash)
         try:
             report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
         finally:
             del item.stash[_crash_key]
             del item.stash[xfailed_key]
+        # What a hook adds to every report is in the child's earlier ones as well.
+        added = report.user_properties[len(properties) :]
+        report.user_properties = [*(one for one in properties if one not in added), *added]
         self._add_snapshots(report)
         self.last = report
         item.ihook.pytest_runtest_logreport(report=report)
