@@ -288,8 +288,9 @@ def test_interrupt_ends_the_session_as_without_us(
     for args in (("--no-faultguard",), ()):
         session = start_pytest("-k", f"before or after or {phase}", *args)
         child, leaked = map(int, session.wait_for("hangs"))
-        # The line that is interrupted is told: it must be the same one.
+        # The line that is interrupted is told: it must be the same one. And pytest is done with the reports before it.
         wait_until_asleep(child)
+        wait_until_asleep(session.pid)
         session.send(signal.SIGINT)
         status = session.end(SLACK_SECONDS)
         ended = []
