@@ -40,6 +40,8 @@ class Limits:
 
     #: Until the guard stops it; None for no limit.
     timeout: Seconds | None = None
+    #: Whether the timeout counts only from :meth:`Guard.start_clock` to :meth:`Guard.stop_clock`.
+    clock_waits: bool = False
     grace: Seconds = DEFAULT_GRACE
     #: Between two periodic stacks of a slow child; None for none.
     dump_every: Seconds | None = None
@@ -114,8 +116,19 @@ class Guard:
             relay=self.relay,
         )
         limits = self.limits
-        watch.limit(timeout=limits.timeout, grace=limits.grace, dump_every=limits.dump_every)
+        timeout = None if limits.clock_waits else limits.timeout
+        watch.limit(timeout=timeout, grace=limits.grace, dump_every=limits.dump_every)
         return watch
+
+    def start_clock(self) -> None:
+        """From a message on: the timeout counts from now."""
+        if self._watch is not None:
+            self._watch.set_timeout(self.limits.timeout)
+
+    def stop_clock(self) -> None:
+        """From a message on: there is no timeout."""
+        if self._watch is not None:
+            self._watch.set_timeout(None)
 
     def ask_status(self, answer: Callable[[Seconds, str], None]) -> bool:
         """From a signal handler: have ``answer`` called with the child's age and stacks; False where no child lives."""

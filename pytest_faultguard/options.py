@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from typing import final
 
 import pytest
 
+from pytest_faultguard.alarms import alarm_of
+from pytest_faultguard.aliases import ALIASES
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.guard import DEFAULT_GRACE
 from pytest_faultguard.guard import Limits
@@ -122,6 +126,16 @@ FLAGS: Mapping[str, str] = {
     "--faultguard": "run every test in a guarded child process, not only the marked ones",
     "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
 }
+ALIASES_INI = "faultguard_aliases"
+ALIASES_HELP = f"marks of other plugins that guard a test as well: any of {', '.join(ALIASES)}"
+#: By the name of its value. A debugger has no terminal in a child; and syrupy writes what tests have put into this
+#: process's memory, and deletes what none has asked it for.
+_NEEDS_THIS_PROCESS: Mapping[str, str] = {
+    "usepdb": "--pdb",
+    "trace": "--trace",
+    "update_snapshots": "--snapshot-update",
+    "update_new_snapshots_only": "--snapshot-update-new-only",
+}
 MARKER_HELP = (
     f"{MARKER}({', '.join(f'{argument.name}=…' for argument in ARGUMENTS)}): run the test in a guarded child process; "
     "a crash or a hang there is one failed test, and the session goes on"
@@ -136,6 +150,7 @@ def add_options(parser: pytest.Parser) -> None:
     for argument in ARGUMENTS:
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
         parser.addini(argument.ini, argument.help, default=None)
+    parser.addini(ALIASES_INI, ALIASES_HELP, type="args", default=[])
 
 
 def _dest(flag: str) -> str:
@@ -146,9 +161,8 @@ def why_unguarded(config: pytest.Config) -> str | None:
     """Why this session guards nothing, in words for the header; empty where the user asked for it, None if it guards."""
     if config.getoption(_dest("--no-faultguard")):
         return ""
-    for dest in ("usepdb", "trace"):
+    for dest, flag in _NEEDS_THIS_PROCESS.items():
         if config.getoption(dest, default=False):
-            flag = "--pdb" if dest == "usepdb" else "--trace"
             return f"guarded tests run in this process, because of {flag}"
     if not can_fork():
         return "WARNING: guarded tests run in this process: this platform has no fork, pidfd or memfd"
@@ -163,6 +177,34 @@ def check_config(config: pytest.Config) -> None:
     """
     for argument in ARGUMENTS:
         _configured(argument, config)
+    aliases = _aliases(config)
+    for name in aliases:
+        if name not in ALIASES:
+            msg = f"{ALIASES_INI}: {name!r} is no mark of another plugin that is known; these are: {', '.join(ALIASES)}"
+            raise pytest.UsageError(msg)
+    # One of the two would run the test, and the other one's promises would be broken.
+    known = [plugin for name in aliases for plugin in ALIASES[name].registered]
+    active = [plugin for plugin in dict.fromkeys(known) if config.pluginmanager.has_plugin(plugin)]
+    if active:
+        off = " ".join(f"-p no:{plugin}" for plugin in active)
+        msg = f"{ALIASES_INI} = {' '.join(aliases)}: still active for these marks: {', '.join(active)}; add {off}, or uninstall"
+        raise pytest.UsageError(msg)
+
+
+def _aliases(config: pytest.Config) -> Sequence[str]:
+    try:
+        names: list[str] = config.getini(ALIASES_INI)
+    except (ValueError, pytest.UsageError) as error:  # A quotation without an end.
+        msg = f"{ALIASES_INI}: {error}"
+        raise pytest.UsageError(msg) from None
+    return names
+
+
+def marks_help(config: pytest.Config) -> Iterator[str]:
+    """A line for each mark that guards a test, as ``pytest --markers`` shows it."""
+    yield MARKER_HELP
+    for name in _aliases(config):
+        yield f"{name}: the mark of {ALIASES[name].plugin}, as {MARKER} ({ALIASES_INI})"
 
 
 def limits_for(item: pytest.Item) -> Limits | None:
@@ -173,15 +215,19 @@ def limits_for(item: pytest.Item) -> Limits | None:
     """
     marks = _marks(item)
     for mark in marks:
-        _check(item, mark)
+        (_check if mark.name == MARKER else _check_alias)(item, mark)
     config = item.config
-    if not marks and not config.getoption(_dest("--faultguard")):
+    every = config.getoption(_dest("--faultguard"))
+    if (not marks and not every) or why_unguarded(config) is not None:
         return None
-    if why_unguarded(config) is not None:
+    given = list(_given(item, marks))
+    if not given and not every:
         return None
-    values = {argument.name: _value(argument, marks, config) for argument in ARGUMENTS}
+    values = {argument.name: _value(argument, given, config) for argument in ARGUMENTS}
+    timeout, in_call = _deadline(item, given)
     return Limits(
-        timeout=values["timeout"] or None,
+        timeout=timeout or None,
+        clock_waits=in_call,
         grace=values["grace"],
         dump_every=values["dump_every"] or None,
         data_bytes=values["data_limit"],
@@ -190,23 +236,78 @@ def limits_for(item: pytest.Item) -> Limits | None:
 
 def data_limit_for(item: pytest.Item) -> int:
     """How much an unguarded test may keep in ``faultguard_data``, in bytes."""
-    limit: int = _value(_BY_NAME["data_limit"], _marks(item), item.config)
+    limit: int = _value(_BY_NAME["data_limit"], [mark.kwargs for mark in _marks(item)], item.config)
     return limit
 
 
+def lost(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    """What other plugins' marks ask for that a guard does not do: an argument, and what becomes of the test."""
+    if not _aliases(item.config):
+        return
+    for mark in _marks(item):
+        if mark.name != MARKER:
+            for name, told in ALIASES[mark.name].lost(mark.args, mark.kwargs).items():
+                yield f"{mark.name}.{name}", f"{ALIASES_INI}: {item.nodeid}: {told} (told once)"
+
+
 def _marks(item: pytest.Item) -> list[pytest.Mark]:
-    """The item's marks, the closest one first: that of a parameter, which pytest lists behind its function's."""
-    of_parameters = [mark for mark in getattr(getattr(item, "callspec", None), "marks", ()) if mark.name == MARKER]
-    return [*of_parameters, *(mark for mark in item.iter_markers(MARKER) if mark not in of_parameters)]
+    """The item's marks, the closest one first: that of a parameter, which pytest lists behind its function's.
+
+    On one node our own comes before those of other plugins.
+    """
+    names = {MARKER, *_aliases(item.config)}
+    of_parameters = [mark for mark in getattr(getattr(item, "callspec", None), "marks", ()) if mark.name in names]
+    of_nodes = [[mark for mark in node.own_markers if mark.name in names] for node in reversed(item.listchain())]
+    of_nodes[0] = [mark for mark in of_nodes[0] if mark not in of_parameters]
+    return [mark for marks in (of_parameters, *of_nodes) for mark in sorted(marks, key=lambda one: one.name != MARKER)]
 
 
-def _value(argument: Argument, marks: list[pytest.Mark], config: pytest.Config) -> Any:
-    # The closest mark that gives the argument decides: a class may set one, its method another.
+def _given(item: pytest.Item, marks: list[pytest.Mark]) -> Iterator[Mapping[str, Any]]:
+    """Our arguments in each mark that guards the item; of another plugin's marks the closest decides whether they do."""
+    isolates: dict[str, bool] = {}
     for mark in marks:
-        given = mark.kwargs.get(argument.name)
+        if mark.name == MARKER:
+            yield mark.kwargs
+            continue
+        alias = ALIASES[mark.name]
+        if mark.name not in isolates:
+            try:
+                isolates[mark.name] = alias.isolates(mark.kwargs)
+            except Exception as error:  # noqa: BLE001 - a user's function.
+                msg = f"{item.nodeid}: {mark.name} marker: condition={mark.kwargs['condition']!r} raised {error!r}"
+                raise pytest.UsageError(msg) from None
+        if isolates[mark.name]:
+            yield _translated(mark)
+
+
+def _translated(mark: pytest.Mark) -> dict[str, Any]:
+    # These plugins take a number as text, too.
+    same = ALIASES[mark.name].same(mark.args, mark.kwargs)
+    return {name: _BY_NAME[name].read(value) if isinstance(value, str) else value for name, value in same.items()}
+
+
+def _value(argument: Argument, marks: Sequence[Mapping[str, Any]], config: pytest.Config) -> Any:
+    # The closest mark that gives the argument decides: a class may set one, its method another.
+    for kwargs in marks:
+        given = kwargs.get(argument.name)
         if given is not None:
             return argument.parse(given)
     return _configured(argument, config)
+
+
+def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:
+    """The timeout, and whether it counts in the call only.
+
+    What pytest-timeout is told comes behind what we are told in the same place: our marker, its marker, our command line
+    option, its option or ``PYTEST_TIMEOUT``, our ini setting, its ini setting.
+    """
+    argument, config = _BY_NAME["timeout"], item.config
+    alarm = alarm_of(item)
+    if alarm is not None and all(kwargs.get(argument.name) is None for kwargs in marks):
+        nearer = (config.getoption(argument.ini), config.getini(argument.ini))[: alarm.distance]
+        if all(given in {None, ""} for given in nearer):
+            return alarm.seconds, alarm.func_only
+    return _value(argument, marks, config), False
 
 
 def _configured(argument: Argument, config: pytest.Config) -> Any:
@@ -234,11 +335,20 @@ def _check(item: pytest.Item, mark: pytest.Mark) -> None:
             raise pytest.UsageError(msg)
         if value is None:
             continue
-        try:
-            _BY_NAME[name].parse(value)
-        except _WrongError as wrong:
-            msg = f"{where}: {name}={value!r} is not {wrong}"
-            raise pytest.UsageError(msg) from None
+        _check_value(where, name, value)
+
+
+def _check_alias(item: pytest.Item, mark: pytest.Mark) -> None:
+    for name, value in _translated(mark).items():
+        _check_value(f"{item.nodeid}: {mark.name} marker", name, value)
+
+
+def _check_value(where: str, name: str, value: object) -> None:
+    try:
+        _BY_NAME[name].parse(value)
+    except _WrongError as wrong:
+        msg = f"{where}: {name}={value!r} is not {wrong}"
+        raise pytest.UsageError(msg) from None
 
 
 def reference() -> str:
@@ -249,6 +359,7 @@ def reference() -> str:
         default = "1GiB" if argument.default == DEFAULT_LIMIT_BYTES else f"{argument.default:g}"
         flag = f"``{argument.flag} {argument.metavar}``"
         rows.append((f"``{argument.name}=``", flag, f"``{argument.ini}``", default, argument.help))
+    rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in rows:
         lines += [f"   {'*' if number == 0 else ' '} - {cell}".rstrip() for number, cell in enumerate(row)]

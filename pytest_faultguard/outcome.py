@@ -30,11 +30,15 @@ class HangError(CrashError):
     """A guarded test was still running at its deadline."""
 
 
+class LostResultsWarning(UserWarning):
+    """A guarded test uses a plugin whose results do not leave the test's process."""
+
+
 def error_for(crash: Crash) -> CrashError:
     """The exception for this crash: :class:`HangError` past a deadline, else :class:`CrashError`."""
     kind = HangError if isinstance(crash.ending, Overdue) else CrashError
     return kind(crash)
 
 
-for _public in (FaultguardError, JournalError, CrashError, HangError):
+for _public in (FaultguardError, JournalError, CrashError, HangError, LostResultsWarning):
     _public.__module__ = "pytest_faultguard"  # Tracebacks and reprs show the name that users import.

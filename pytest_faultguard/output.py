@@ -35,6 +35,8 @@ class Output:
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
         self._by_fd = self._capture is not None and item.config.getoption("capture") == "fd"
+        #: In the child: whether pytest's files hold what a report has as well.
+        self._kept = False
         #: None where descriptor 2 is captured, and where pytest was started without one: it may be any file now.
         self.relay = None if self._by_fd or sys.__stderr__ is None or identity(2) is None else Relay()
         self.turns = Turns(in_use=self.relay is not None or _is_live(item.config))
@@ -103,8 +105,24 @@ class Output:
         if self._logging is not None:
             logging.getLogger().addHandler(self._log)
 
+    def keep(self, texts: dict[str, str]) -> None:
+        """In the child: put back what pytest has read from its files, until the phase's report has left with it."""
+        if not self._by_fd:
+            return
+        try:
+            self._capture.resume_global_capture()
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+                stream.write(texts.get(name, ""))
+            self._capture.suspend_global_capture()
+        except (OSError, ValueError):
+            return  # The test closed pytest's files.
+        self._kept = True
+
     def forget(self) -> None:
         """In the child: a phase has ended, and its report has its output."""
+        if self._kept:
+            self._capture.read_global_capture()
+            self._kept = False
         for fd in self._files.values():
             try:
                 os.ftruncate(fd, 0)

@@ -41,6 +41,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     session.resolve(config, items)
 
 
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """Have the lines that ran in children counted, before anybody reports on them."""
+    with protocol.counting_lines(session.config):
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] | None:
     """Run a guarded test in a child."""
@@ -62,6 +69,18 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.Fix
 def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
     """Know which fixtures a child inherits no more."""
     protocol.note_gone(fixturedef, request.config)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> Literal[True] | None:
+    """Beside pytest-timeout: for a guarded test it sets no alarm, neither here nor in the child."""
+    return session.is_guarded(item) or None
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> Literal[True] | None:
+    """Beside pytest-timeout: a guarded test has no alarm."""
+    return session.is_guarded(item) or None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -17,6 +17,8 @@ The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
     What the parent has set up for one value of a parameter it ends before it forks for another, as pytest would.
 ``Config._tmp_path_factory``
     Makes the session's base directory before the first child, else every child makes one.
+``Item._report_sections``
+    What a phase has written: pytest has read it from its files, and a crash while the report is made must not lose it.
 ``capturemanager.item_capture``
     Found by its registered name: captures what a teardown of this process's own writes.
 ``_pytest.junitxml.xml_key``, ``LogXML.global_properties``, ``LogXML.node_reporters``
@@ -58,7 +60,9 @@ from _pytest.runner import runtestprotocol
 from _pytest.skipping import Xfail
 from _pytest.skipping import xfailed_key
 
+from pytest_faultguard import losses
 from pytest_faultguard import report as reporting
+from pytest_faultguard import reruns
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
@@ -81,8 +85,10 @@ from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
 from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
+from pytest_faultguard.process.channel import Kept
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
 from pytest_faultguard.process.channel import Report
@@ -111,6 +117,9 @@ _DUMPED = frozenset(
 
 _When = Literal["setup", "call", "teardown"]
 
+#: How long the condition of a mark may take where it is evaluated after a crash.
+_ANSWER_BOUND: Seconds = 10.0
+
 
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
 _journal_key = pytest.StashKey[tuple[Journal, int]]()
@@ -123,9 +132,10 @@ def run_item(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] |
     limits = item.stash.get(limits_key, None)
     if limits is None:
         return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    _GuardedItem(item, nextitem, limits).run()
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    if not _run_attempts(item, nextitem, limits):
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        _GuardedItem(item, nextitem, limits).run()
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
@@ -137,6 +147,15 @@ def note_alive(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
 def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     """A fixture was torn down in this process."""
     config.stash[session_key].alive.pop(id(fixture), None)
+
+
+@contextmanager
+def counting_lines(config: pytest.Config) -> Generator[None]:
+    """Around all tests: who measures this process has measured its children as well."""
+    try:
+        yield
+    finally:
+        config.stash[session_key].lines.count()
 
 
 def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
@@ -172,16 +191,49 @@ def data_of(item: pytest.Item) -> Generator[Journal]:
 # The parent's side.
 
 
+def _run_attempts(item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> bool:
+    """Have pytest-rerunfailures run the item, each attempt in a child; False where it leaves that to us."""
+    attempts: list[_GuardedItem] = []
+
+    def attempt(may_be_followed: bool) -> list[pytest.TestReport]:  # noqa: FBT001 - the one thing that it is told.
+        reports: list[pytest.TestReport] = []
+        attempts[:] = [_GuardedItem(item, nextitem, limits, reports.append, may_be_followed=may_be_followed)]
+        attempts[0].run()
+        return reports
+
+    def ask(question: Callable[[], dict[str, Any]]) -> None:
+        attempts[0].ask(question)
+
+    if not reruns.run(item, nextitem, attempt, ask):
+        return False
+    for last in attempts:
+        last.end_attempts()
+    return True
+
+
 class _GuardedItem:
     """The parent's part in the run of one item."""
 
     #: While the child lives.
     output: Output
+    guard: Guard
 
-    def __init__(self, item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        item: pytest.Item,
+        nextitem: pytest.Item | None,
+        limits: Limits,
+        collect: Callable[[pytest.TestReport], object] | None = None,
+        *,
+        may_be_followed: bool = False,
+    ) -> None:
         self.item = item
         self.nextitem = nextitem
         self.limits = limits
+        #: Gets the reports instead of pytest's hook.
+        self.collect = collect
+        self.may_be_followed = may_be_followed
+        self.failed = False
         self.last: pytest.TestReport | None = None
         self.held: pytest.TestReport | None = None
         self.expected: Expected | None = None
@@ -195,15 +247,18 @@ class _GuardedItem:
 
     def run(self) -> None:
         item, session = self.item, self.item.config.stash[session_key]
+        reruns.begin(item)
         if not self._end_other_values(session):
             return
         _prepare(item.config)
+        session.lines.expect()
+        is_attempt = self.collect is not None
         journal = Journal.create(self.limits.data_bytes)
         output = self.output = Output(item)
-        guard = Guard(self.limits, self._take, self._take_snapshot, output.relay)
+        guard = self.guard = Guard(self.limits, self._take, self._take_snapshot, output.relay)
         session.guarding = item.nodeid, guard
         try:
-            remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output))
+            remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output, is_attempt=is_attempt))
             self._raise_if_stopped()
             crash = self._crash(remains, journal, output)
         except KeyboardInterrupt:
@@ -254,6 +309,10 @@ class _GuardedItem:
                 xml.global_properties.extend(properties)
                 if attributes:
                     xml.node_reporter(self.item.nodeid).attrs.update(attributes)
+            case Kept(attributes=attributes):
+                vars(self.item).update(attributes)
+            case Covered():
+                self.item.config.stash[session_key].lines.take(message)
             case Stopped():
                 self.stopped = message
             case Finished():
@@ -268,11 +327,23 @@ class _GuardedItem:
         if type(report) is pytest.TestReport:  # Not a subtest's, which ends no phase.
             self.last = report
             self.phase_started_at = time.monotonic()
+            if self.limits.clock_waits:
+                if report.when == "setup" and report.passed:
+                    self.guard.start_clock()
+                else:
+                    self.guard.stop_clock()
             if report.when == "teardown":
                 # The last word on this test may be a crash at exit, or the teardown of what is set up here.
                 self.held = report
                 return
-        self.item.ihook.pytest_runtest_logreport(report=report)
+        self._log_report(report)
+
+    def _log_report(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or report.failed
+        if self.collect is not None and type(report) is pytest.TestReport:
+            self.collect(report)
+        else:
+            self.item.ihook.pytest_runtest_logreport(report=report)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
@@ -413,7 +484,7 @@ class _GuardedItem:
         report.user_properties = [*(one for one in properties if one not in added), *added]
         self._add_snapshots(report)
         self.last = report
-        item.ihook.pytest_runtest_logreport(report=report)
+        self._log_report(report)
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
@@ -441,14 +512,26 @@ class _GuardedItem:
         """
         item, session = self.item, self.item.session
         nextitem = None if session.shouldfail or session.shouldstop else self.nextitem
+        if self.may_be_followed and (self.failed or (report is not None and report.failed)):
+            nextitem = item
         call = _called(lambda: _teardown(item, nextitem), "teardown")
         if call.excinfo is None and report is not None:
             if not logged:
-                item.ihook.pytest_runtest_logreport(report=report)
+                self._log_report(report)
             return
         if report is not None and report.failed and not logged:
-            item.ihook.pytest_runtest_logreport(report=report)
+            self._log_report(report)
         self._log(call)
+
+    def ask(self, question: Callable[[], dict[str, Any]]) -> None:
+        """After a crash: have a child of its own answer what may be code of the test's, and keep the answer."""
+        guard = Guard(Limits(timeout=_ANSWER_BOUND), self._take, lambda _: None)
+        guard.run(lambda line: line.sender.send(Kept(attributes=question())))
+
+    def end_attempts(self) -> None:
+        """There is no other: tear down what was left for it."""
+        self.collect, self.may_be_followed = None, False
+        self._close(self.last, logged=True)
 
     def _log(self, call: pytest.CallInfo[None]) -> pytest.TestReport:
         """Make and log a report of what was done here."""
@@ -458,7 +541,7 @@ class _GuardedItem:
         if self.last is not None:
             report.user_properties = self.last.user_properties
         self._add_snapshots(report)
-        item.ihook.pytest_runtest_logreport(report=report)
+        self._log_report(report)
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
@@ -573,7 +656,9 @@ def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[st
 # The child's side.
 
 
-def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Journal, output: Output) -> None:
+def _run_in_child(
+    item: pytest.Item, session: Session, line: Line, journal: Journal, output: Output, *, is_attempt: bool
+) -> None:
     config = item.config
     session.guarding = None
     if session.status is not None:
@@ -582,7 +667,10 @@ def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Jour
     item.stash[_journal_key] = journal, os.getpid()
     output.arm()
     sender = line.sender
-    config.stash[_outermost_key].reporter = _Reporter(item, sender, journal, output)
+    reporter = _Reporter(item, sender, journal, output, is_attempt=is_attempt)
+    config.stash[_outermost_key].reporter = reporter
+    if is_attempt:
+        reruns.enter_child(item)
     if config.pluginmanager.hasplugin("warnings"):
         _forward_warnings(sender)
     _refuse_debuggers()
@@ -596,10 +684,12 @@ def _run_in_child(item: pytest.Item, session: Session, line: Line, journal: Jour
     except KeyboardInterrupt as interrupt:
         sender.send(Stopped(reason=None, returncode=None, text=str(interrupt), frames=_frames_of(interrupt)))
     else:
+        reporter.send_lines()
         sender.send(Finished(shouldstop=item.session.shouldstop, shouldfail=item.session.shouldfail))
         return
     # As at the end of an interrupted session: what this process has set up, it tears down.
     item.session._setupstate.teardown_exact(None)
+    reporter.send_lines()
 
 
 def _disown(session: pytest.Session, known: Session) -> None:
@@ -710,7 +800,11 @@ class _Outermost:
             return []
 
     @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if self.reporter is not None and call.excinfo is not None:
+            self.reporter.keep_output(call.when)
         report = yield
         if self.reporter is not None:
             self.reporter.add_data(report)
@@ -718,9 +812,10 @@ class _Outermost:
 
     # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
 
-    def pytest_runtest_setup(self) -> None:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.reporter is not None:
             self.reporter.tell_expected()
+            losses.warn(item)
 
     def pytest_runtest_call(self) -> None:
         if self.reporter is not None:
@@ -753,9 +848,13 @@ _REPORTED_KINDS = (str, int, float, bool, list, tuple, dict, type(None))
 class _Reporter:
     """Sends what happens in the child to its guard."""
 
-    def __init__(self, item: pytest.Item, sender: Sender, journal: Journal, output: Output) -> None:
+    def __init__(
+        self, item: pytest.Item, sender: Sender, journal: Journal, output: Output, *, is_attempt: bool
+    ) -> None:
+        self._is_attempt = is_attempt
         self._item = item
         self._send = sender.send
+        self.send_lines = item.config.stash[session_key].lines.divert(sender.send)
         self._journal = journal
         self._output = output
         self._expected: Expected | None = None
@@ -764,14 +863,26 @@ class _Reporter:
 
     def tell(self, report: pytest.TestReport) -> None:
         """A phase has ended: its report leaves at once."""
-        # The parent's session counts it as well; what runs here must know when enough is enough.
-        self._item.session.pytest_runtest_logreport(report)
+        ends_phase = type(report) is pytest.TestReport
+        if self._is_attempt and ends_phase:
+            # Whether it counts is decided after the attempt.
+            self._send(Kept(attributes=reruns.kept(self._item, report.when)))
+        else:
+            # The parent's session counts it as well; what runs here must know when enough is enough.
+            self._item.session.pytest_runtest_logreport(report)
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self._tell_noted(report)
+        self.send_lines()
         self._output.turns.hand_over(lambda: self._send(_packed(report, self._item.config)))
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
+
+    def keep_output(self, when: str) -> None:
+        """A phase has failed: what comes now is the repr of its exception, which may be what kills."""
+        texts = {key: text for phase, key, text in self._item._report_sections if phase == when}
+        if texts:  # None in a subtest: its test still runs.
+            self._output.keep(texts)
 
     def add_data(self, report: pytest.TestReport) -> None:
         """Show what is in the journal in a report that failed."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
@@ -13,6 +16,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard import options
+from pytest_faultguard.covered import Lines
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
@@ -36,6 +40,8 @@ class Session:
     #: The processes of the workers on this machine, by xdist's names for them.
     workers: dict[str, int] = field(default_factory=dict)
     status: Status | None = None
+    #: What ran in the children, for coverage.py.
+    lines: Lines = field(default_factory=Lines)
     #: The terminal, where an unguarded test's capture has put a file in its place.
     terminal_fd: int = 2
 
@@ -50,9 +56,10 @@ def start(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: names the option or setting, and the value.
     """
-    config.addinivalue_line("markers", options.MARKER_HELP)
     config.stash[session_key] = Session()
     options.check_config(config)
+    for line in options.marks_help(config):
+        config.addinivalue_line("markers", line)
 
 
 def end(config: pytest.Config) -> None:
@@ -73,11 +80,13 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give every item its limits.
 
     Raises:
-        pytest.UsageError: a marker is wrong. A worker of pytest-xdist tells its controller, which raises it.
+        pytest.UsageError: a marker is wrong, or it loses something and warnings are errors. A worker of pytest-xdist
+            tells its controller, which raises it.
     """
     try:
         for item in items:
             item.stash[limits_key] = options.limits_for(item)
+        _warn_of_lost(config, items)
     except pytest.UsageError as error:
         output = getattr(config, "workeroutput", None)
         if output is None:
@@ -86,6 +95,27 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
         items.clear()
     if any(item.stash.get(limits_key, None) for item in items):
         _listen(config.stash[session_key])
+
+
+def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:
+    told: dict[str, tuple[pytest.Item, str]] = {}
+    for item in items:
+        if item.stash[limits_key] is not None:
+            for name, text in options.lost(item):
+                told.setdefault(name, (item, text))
+    # All workers of pytest-xdist collect the same; where the user makes warnings errors, all of them must fail.
+    worker = getattr(config, "workerinput", {}).get("workerid", "")
+    with warnings.catch_warnings(record=True) if re.fullmatch(r"gw[1-9]\d*", worker) else nullcontext():
+        for item, text in told.values():
+            try:
+                item.warn(pytest.PytestWarning(text))
+            except pytest.PytestWarning as warning:
+                raise pytest.UsageError(str(warning)) from None
+
+
+def is_guarded(item: pytest.Item) -> bool:
+    """Whether the item runs in a child."""
+    return item.stash.get(limits_key, None) is not None
 
 
 def add_worker(node: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from testing.audit import allow_leftovers
 from testing.audit import audit
 from testing.audit import audit_tmp
 from testing.audit import default_signals
+from testing.harness import SESSION_SECONDS
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
@@ -113,3 +116,24 @@ def programs(pytester: pytest.Pytester, programs_library: Path) -> Path:
     path = pytester.path / "programs.py"
     path.write_text(_programs.module(programs_library))
     return path
+
+
+@pytest.fixture(scope="session")
+def unshare() -> list[str]:
+    """The command that runs another one in a mount namespace of its own."""
+    program = shutil.which("unshare")
+    if program is None:
+        pytest.skip("needs unshare(1) of util-linux for another view of the file system")
+    reasons = []
+    for command in ([program, "--mount"], [program, "--map-root-user", "--mount"]):
+        done = subprocess.run(
+            [*command, "sh", "-ec", 'mount -t tmpfs tmpfs "$0"', "/mnt"],
+            capture_output=True,
+            text=True,
+            timeout=SESSION_SECONDS,
+            check=False,
+        )
+        if done.returncode == 0:
+            return command
+        reasons.append(done.stderr.strip())
+    pytest.skip(f"no mount namespace is permitted here: {'; '.join(reasons)}")

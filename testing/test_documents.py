@@ -28,6 +28,12 @@ import types
 
 import numpy
 import pytest
+import pytest_faultguard
+
+
+@pytest.fixture(autouse=True)
+def say(record_property):
+    record_property("guarded", pytest_faultguard.is_guarded())
 
 
 def parse(data):
@@ -42,9 +48,20 @@ builtins.frobnicate = lambda seed: None
 builtins.connect = lambda: [1, 2, 3]
 builtins.native_check = lambda row: None
 builtins.simulate = lambda grid: grid.__iadd__(1)
+builtins.run_some_monkey_patches = builtins.expensive_operation = lambda: None
+builtins.custom_handler = lambda signum, frame: None
 """
 #: The tests in samples that do not pass, and why they do not.
-NOT_PASSED = {"test_empty": "xfailed", "test_read_null": "failed"}
+NOT_PASSED = {
+    "test_empty": "xfailed",
+    "test_failing": "failed",
+    "test_read_null": "failed",
+    "test_that_crashes": "failed",
+}
+#: Those of other plugins that are not to be isolated, outside CI.
+NOT_ISOLATED = {"test_ci_only", "test_never_subprocess"}
+#: The plugins whose marks they have, by the names under which pytest loads them.
+PEERS = ("pytest_forked", "pytest_isolate", "isolated", "pytest_subproc")
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -69,7 +86,12 @@ def test_there_are_samples() -> None:
     assert len(SHELL) >= 1
 
 
-@pytest.mark.parametrize(("place", "sample"), PYTHON, ids=[place for place, _ in PYTHON])
+#: Written for another plugin.
+SWITCHED = [(place, sample) for place, sample in PYTHON if place.startswith("docs/coming-from.rst")]
+OWN = [sample for sample in PYTHON if sample not in SWITCHED]
+
+
+@pytest.mark.parametrize(("place", "sample"), OWN, ids=[place for place, _ in OWN])
 def test_a_python_sample_runs_as_it_says(
     place: str, sample: str, pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
 ) -> None:
@@ -77,11 +99,36 @@ def test_a_python_sample_runs_as_it_says(
     pytester.makeconftest(PREAMBLE)
     pytester.makepyfile(test_sample=sample)
 
-    result = run_pytest()
+    run_pytest()
 
+    assert_as_it_says(place, sample, recorder)
+
+
+@pytest.mark.parametrize(("place", "sample"), SWITCHED, ids=[place for place, _ in SWITCHED])
+def test_a_sample_of_another_plugin_runs_guarded(
+    place: str, sample: str, pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """By the one line that the document shows; the plugin itself is switched off where it is installed."""
+    ((_, ini),) = [block for block in blocks("ini") if block[0].startswith("docs/coming-from.rst")]
+    pytester.makeini(ini)
+    pytester.makeconftest(PREAMBLE)
+    pytester.makepyfile(test_sample=sample)
+
+    run_pytest(plugins=["no:cacheprovider", *(f"no:{name}" for name in PEERS)])
+
+    assert_as_it_says(place, sample, recorder)
+    for report in recorder.reports(when="teardown"):
+        name = report.nodeid.partition("::")[2]
+        assert dict(report.user_properties)["guarded"] == (name not in NOT_ISOLATED), name
+    crashed = [report.nodeid.partition("::")[2] for report in recorder.reports() if report.crash]
+    assert crashed == re.findall("test_that_crashes", sample)
+
+
+def assert_as_it_says(place: str, sample: str, recorder: Recorder) -> None:
+    """Each test of the sample ran, and ended as the document lets a reader expect."""
     names = re.findall(r"def (test_\w+)", sample)
     outcomes = {report.nodeid.partition("::")[2]: report for report in recorder.reports(when="call")}
-    assert sorted(outcomes) == sorted(names), result.stdout.str()
+    assert sorted(outcomes) == sorted(names), place
     for name, report in outcomes.items():
         told = "xfailed" if report.wasxfail is not None else report.outcome
         assert told == NOT_PASSED.get(name, "passed"), f"{place}: {name}\n{report.longrepr}"

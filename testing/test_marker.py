@@ -462,6 +462,7 @@ def test_markers_and_help_tell_it(run_pytest: RunPytest) -> None:
             "*faultguard_grace (*",
             "*faultguard_dump_every (*",
             "*faultguard_data_limit (*",
+            "*faultguard_aliases (*",
         ]
     )
 

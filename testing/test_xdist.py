@@ -25,7 +25,6 @@ from testing.harness import RunPytest
 N2 = ("-n2",)
 #: What xdist says of a worker that it has lost.
 LOST = ("crashed while running", "node down", "replacing crashed worker", "crashed workers", "INTERNALERROR")
-DEADLINE_SECONDS = 30
 
 PASSED = ["setup passed", "call passed", "teardown passed"]
 FAILED = ["setup passed", "call failed", "teardown passed"]
@@ -713,27 +712,6 @@ cd "$FAR/work"
 export TMPDIR="$FAR/tmp"
 exec "$PYTHON" -u -m execnet.script.socketserver 127.0.0.1:0
 """
-
-
-@pytest.fixture(scope="session")
-def unshare() -> list[str]:
-    """The command that runs another one in a mount namespace of its own."""
-    program = shutil.which("unshare")
-    if program is None:
-        pytest.skip("needs unshare(1) of util-linux for another view of the file system")
-    reasons = []
-    for command in ([program, "--mount"], [program, "--map-root-user", "--mount"]):
-        done = subprocess.run(
-            [*command, "sh", "-ec", 'mount -t tmpfs tmpfs "$0"', "/mnt"],
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            check=False,
-        )
-        if done.returncode == 0:
-            return command
-        reasons.append(done.stderr.strip())
-    pytest.skip(f"no mount namespace is permitted here: {'; '.join(reasons)}")
 
 
 @contextlib.contextmanager

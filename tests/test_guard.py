@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +64,29 @@ def test_a_target_that_finishes_has_no_ending(seen: Seen) -> None:
     assert remains.finished
     assert seen.messages == [FINISHED]
     assert (remains.dump, remains.stacks, remains.leaked, remains.gaps) == ("", (), (), ())
+
+
+class Node:
+    """One end of a cycle, which only the collector can end."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_the_collector_sees_what_the_parent_has_made(seen: Seen) -> None:
+    """A target finds its referrers, and can have it collected."""
+    nodes = [Node()]
+    node = weakref.ref(nodes[0])
+
+    def collect(line: Line) -> None:
+        if any(found is nodes for found in gc.get_referrers(nodes[0])):
+            nodes.clear()
+            gc.collect()
+            if node() is None:
+                finish(line)
+
+    assert seen.run(collect).finished
+    assert node() is not None
 
 
 def null_read(_: Line) -> None:

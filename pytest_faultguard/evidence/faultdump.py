@@ -366,6 +366,7 @@ _PLUMBING_PACKAGES = ("pytest", "_pytest", "pluggy", "xdist", "execnet", "pytest
 #: A dump may come from another machine, whose directories are not known here.
 _PLUMBING_FILE = re.compile(
     rf"[/\\](?:site|dist)-packages[/\\](?:{'|'.join(_PLUMBING_PACKAGES)})[/\\]"
+    r"|[/\\](?:site|dist)-packages[/\\]pytest_rerunfailures\.py\Z"
     r"|[/\\](?:bin|Scripts)[/\\](?:pytest|py\.test)(?:\.exe[/\\]__main__\.py|-script\.py)?\Z"
     r"|(?:\A|[/\\])runpy\.py\Z|\A<frozen runpy>\Z"
 )

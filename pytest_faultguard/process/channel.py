@@ -85,6 +85,29 @@ class Noted:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a plugin keeps of the test at its item, and reads there in the parent."""
+
+    attributes: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Covered:
+    """What coverage.py has measured in the child since the last one."""
+
+    context: str | None
+    #: As JSON, by file, the numbers of lines, or with branches pairs of them.
+    lines: str
+    has_arcs: bool
+    #: By file, the name of the plugin of coverage.py that measured it.
+    plugins: dict[str, str]
+    #: The packages to be measured that the child has imported, and its parent had not.
+    imported: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
     """The test asked the session to end: ``KeyboardInterrupt`` or ``pytest.exit``."""
 
@@ -122,10 +145,10 @@ class Told:
     value: str | None
 
 
-Message: TypeAlias = Report | Expected | Warned | Noted | Stopped | Finished | Broken | Told
+Message: TypeAlias = Report | Covered | Expected | Warned | Noted | Kept | Stopped | Finished | Broken | Told
 
 _KINDS: Mapping[str, type[Message]] = {
-    kind.__name__: kind for kind in (Report, Expected, Warned, Noted, Stopped, Finished, Broken, Told)
+    kind.__name__: kind for kind in (Report, Covered, Expected, Warned, Noted, Kept, Stopped, Finished, Broken, Told)
 }
 
 

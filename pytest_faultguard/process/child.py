@@ -21,6 +21,7 @@ from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.launch import leave
 
 #: Set in a child, and inherited by what the test starts.
 ENVIRONMENT_VARIABLE = "PYTEST_FAULTGUARD"
@@ -59,8 +60,11 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
     """Arm the evidence, run the target, leave by ``_exit``: what the parent registered with atexit is not ours."""
     status = 1
     try:
-        # Everything that exists now belongs to the parent as well: a collection that walked it would copy its pages.
-        gc.freeze()
+        # Everything that exists now belongs to the parent as well, and a collection that walked it would copy its pages:
+        # make it old, which is walked seldom. Not frozen: the test may ask for referrers, or wait for an end.
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         _leave_terminal()
         faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
         os.register_at_fork(after_in_child=lambda: _disown(wiring))
@@ -68,7 +72,7 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         status = _outcome(target, line)
     finally:
         _flush()
-        os._exit(status)
+        leave(status)
 
 
 def _outcome(target: Callable[[Line], object], line: Line) -> int:

@@ -16,6 +16,10 @@ from pytest_faultguard.crash import Seconds
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.process import signals
 
+#: How a process of ours leaves. Others put something of theirs in the place of ``os._exit``, for the tests: coverage.py
+#: does, and it writes a data file.
+leave: Callable[[int], NoReturn] = getattr(sys.modules.get("posix"), "_exit", os._exit)
+
 
 class LaunchError(FaultguardError):
     """A child could not be started."""
@@ -91,14 +95,14 @@ def _be_child(
         os.setpgid(0, 0)
         signals.set_parent_death_signal(signal.SIGKILL)
         if os.getppid() != parent:
-            os._exit(1)  # It died before the line above: no signal will come.
+            leave(1)  # It died before the line above: no signal will come.
         if random_state is not None:
             # CPython reseeds `random` in every fork; a test must see the numbers that it would see without one.
             sys.modules["random"].setstate(random_state)
         restore()
         main()
     finally:
-        os._exit(1)
+        leave(1)
 
 
 def _random_state() -> object:

@@ -138,6 +138,13 @@ class Watch:
         if self._dump_every:
             self._timers[self._on_dump_due] = self._child.started_at + self._dump_every
 
+    def set_timeout(self, timeout: Seconds | None) -> None:
+        """Another timeout, which counts from now; None for no limit."""
+        self._timeout = timeout
+        self._timers.pop(self._on_deadline, None)
+        if timeout:
+            self._timers[self._on_deadline] = time.monotonic() + timeout
+
     def run(self) -> Watched:
         """Wait for the child's end and bury it, whatever is raised in between.
 

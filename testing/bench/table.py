@@ -61,9 +61,9 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def placed(document: str, text: str) -> str:
+def placed(document: str, text: str, marks: tuple[str, str] = MARKS) -> str:
     """The document with the table between its marks."""
-    begin, end = MARKS
+    begin, end = marks
     head, found, rest = document.partition(begin)
     _, closed, tail = rest.partition(end)
     if not (found and closed):

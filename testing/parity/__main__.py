@@ -1,0 +1,76 @@
+"""Run other projects' test suites with and without the guard and compare each phase: ``python testing/parity``.
+
+Prints each difference and a table for ``docs/parity.rst``; ``--write`` puts it there. The exit status is 1 where a
+difference is not explained, where one that is explained is gone, and where a suite could not be run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# This folder is no package of the plugin and is not installed: at the end of the path, what is installed comes first.
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from testing.parity import sessions
+from testing.parity import table
+from testing.parity.compare import Parity
+from testing.parity.compare import compare
+from testing.parity.suites import SUITES
+from testing.parity.suites import Suite
+
+
+def main() -> int:
+    """Run the chosen suites; 1 where something is not as it should be."""
+    names = [suite.name for suite in SUITES]
+    parser = argparse.ArgumentParser(prog="python testing/parity", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="SUITE", help=f"{', '.join(names)}; all of them without any")
+    parser.add_argument("--sample", type=int, metavar="N", help="run N tests of each suite; 0 for all")
+    parser.add_argument("--seed", type=int, default=0, help="by which the sample is taken; another one, other tests")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(names):
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}")
+    # The kernel may take a second to write a core; that is its time, not ours.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    chosen = [suite for suite in SUITES if suite.name in (options.names or names)]
+    results: list[Parity] = []
+    for suite in chosen:
+        started = time.monotonic()
+        try:
+            result = _run(suite, suite.sample if options.sample is None else options.sample, options.seed)
+        except (RuntimeError, subprocess.SubprocessError) as error:
+            # The others have their say.
+            print(f"{suite.name}: could not be run: {error}", file=sys.stderr)
+            continue
+        results.append(result)
+        for line in table.lines(result):
+            print(f"{suite.name}: {line}", file=sys.stderr)
+        print(f"{suite.name}: took {time.monotonic() - started:.0f} s", file=sys.stderr)
+    text = table.render(results)
+    print(text)
+    holds = len(results) == len(chosen) and all(result.holds for result in results)
+    if options.write and holds:
+        options.write.write_text(table.placed(options.write.read_text(), text))
+    return 0 if holds else 1
+
+
+def _run(suite: Suite, sample: int, seed: int) -> Parity:
+    with tempfile.TemporaryDirectory(prefix="faultguard-parity-") as name:
+        directory = Path(name)
+        (directory / "suite").mkdir()
+        place = suite.place(directory / "suite")
+        # The guarded session between the others: a machine that gets slower is not ours.
+        plain, guarded, again = (
+            sessions.run(suite, place, directory / f"{number}.jsonl", *flags, sample=sample, seed=seed)
+            for number, flags in enumerate((("--no-faultguard",), suite.guard, ("--no-faultguard",)))
+        )
+    return compare(suite, plain, guarded, again)
+
+
+sys.exit(main())

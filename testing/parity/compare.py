@@ -1,0 +1,129 @@
+"""Two sessions of a suite side by side: what was not the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from dataclasses import field
+
+from testing.parity.sessions import Phase
+from testing.parity.sessions import Session
+from testing.parity.suites import Suite
+
+NONE = "no report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A difference that is known, and why it is right that there is one."""
+
+    suite: str
+    #: Of the ids, as in ``re.fullmatch``.
+    pattern: str
+    why: str
+
+    def fits(self, suite: str, test: str) -> bool:
+        """Whether this is about the test."""
+        return suite == self.suite and re.fullmatch(self.pattern, test) is not None
+
+
+#: Every difference that there may be. One that is no longer there is an error as well.
+EXPLAINED: tuple[Explained, ...] = (
+    Explained(
+        suite="ordered",
+        pattern=r"test_steps\.py::TestGuarded::test_step",
+        why=(
+            "``pytest_runtest_makereport`` of its conftest.py keeps a failure in memory, which is a child's; "
+            "``pytest_runtest_logreport`` is called in the test process, and what it keeps stays"
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What was not the same with and without the guard."""
+
+    test: str
+    when: str
+    plain: str
+    guarded: str
+
+    def __str__(self) -> str:
+        return f"{self.test} [{self.when}]: plain {self.plain}, guarded {self.guarded}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What came out for one suite."""
+
+    suite: Suite
+    collected: int
+    tests: int
+    phases: int
+    unexplained: list[Difference] = field(default_factory=list)
+    explained: list[tuple[Difference, Explained]] = field(default_factory=list)
+    #: Different without the guard, too.
+    flaky: list[Difference] = field(default_factory=list)
+    #: What ran, and did not differ.
+    stale: list[Explained] = field(default_factory=list)
+    #: Time of the guarded tests over that of the plain ones.
+    ratio: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is as it should be."""
+        return not (self.unexplained or self.stale)
+
+
+def compare(suite: Suite, plain: Session, guarded: Session, again: Session) -> Parity:
+    """Judge a guarded session between two plain ones."""
+    parity = Parity(
+        suite=suite,
+        collected=plain.collected,
+        tests=len(plain.tests),
+        phases=len(plain.outcomes),
+        ratio=guarded.seconds / ((plain.seconds + again.seconds) / 2),
+    )
+    parity.flaky.extend(_differences(plain, again))
+    # What is as in one of the plain sessions is not the guard's.
+    in_both = {(one.test, one.when) for one in _differences(again, guarded)}
+    for one in _differences(plain, guarded):
+        if (one.test, one.when) not in in_both:
+            continue
+        why = next((why for why in EXPLAINED if why.fits(suite.name, one.test)), None)
+        if why is None:
+            parity.unexplained.append(one)
+        else:
+            parity.explained.append((one, why))
+    seen = [why for _, why in parity.explained]
+    ran = plain.tests
+    parity.stale.extend(why for why in EXPLAINED if why not in seen and any(why.fits(suite.name, test) for test in ran))
+    return parity
+
+
+def _differences(one: Session, other: Session) -> Iterator[Difference]:
+    for phase in _either(one, other):
+        test, when, _ = phase
+        first, second = one.outcomes.get(phase, NONE), other.outcomes.get(phase, NONE)
+        if first != second:
+            yield Difference(test=test, when=when, plain=first, guarded=second)
+    order = [phase for phase in one.outcomes if phase in other.outcomes]
+    other_order = [phase for phase in other.outcomes if phase in one.outcomes]
+    moved = next((pair for pair in zip(order, other_order, strict=True) if pair[0] != pair[1]), None)
+    if moved is not None:
+        yield Difference(test="the order", when="session", plain=_told(moved[0]), guarded=_told(moved[1]))
+    if one.collected != other.collected:
+        yield Difference(test="collected", when="session", plain=str(one.collected), guarded=str(other.collected))
+    if one.status != other.status:
+        yield Difference(test="exit status", when="session", plain=str(one.status), guarded=str(other.status))
+
+
+def _either(one: Session, other: Session) -> Iterator[Phase]:
+    yield from one.outcomes
+    yield from (phase for phase in other.outcomes if phase not in one.outcomes)
+
+
+def _told(phase: Phase) -> str:
+    return f"{phase[0]} [{phase[1]}]"

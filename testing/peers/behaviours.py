@@ -1,0 +1,627 @@
+"""What users of isolation tools have asked for or suffered from, each as a small program that every tool runs.
+
+A row is a function: it runs the program and says whether what came out, as data, is what is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from testing.peers.sessions import Done
+from testing.peers.sessions import Run
+from testing.peers.tools import OURS
+from testing.peers.tools import PEERS
+from testing.peers.tools import PLUGINS
+from testing.peers.tools import python_of
+
+TOOLS = (*PEERS, OURS)
+#: Limits in the programs, and what a tool may take for a limit of 2 s.
+LIMIT = 1
+PATIENCE = 5.0
+#: Longer than any session may be.
+FOR_EVER = 600
+
+
+@dataclass(frozen=True)
+class No:
+    """What is asked is not so; in a word, how it went instead."""
+
+    word: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One behaviour, of each tool."""
+
+    name: str
+    what: str
+    #: By the name of the tool: "yes", "no", or "no" and a word.
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Once(Run):
+    """A session is run once, however many rows look at what it left."""
+
+    left: dict[str, Done] = field(default_factory=dict)
+
+    def __call__(self, files: Mapping[str, str], *args: str, **options: Any) -> Done:
+        key = json.dumps([files, args, options], sort_keys=True)
+        if key not in self.left:
+            self.left[key] = super().__call__(files, *args, **options)
+        return self.left[key]
+
+
+Judge = Callable[[Run], "bool | No"]
+ROWS: dict[str, tuple[str, Judge]] = {}
+#: Asked for, and nobody's: no test has begun when a file is imported, and nothing guards it.
+NOBODYS = {"crash_at_import"}
+
+HEAD = """
+import ctypes
+import os
+import pytest
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+from peer import bare, isolated, limited, say
+
+
+def crash_here():
+    ctypes.string_at(0)
+
+
+"""
+#: After a test that crashes: whether the session goes on.
+NEXT = """
+
+@isolated
+def test_isolated_next(): pass
+
+
+def test_next(): pass
+"""
+
+
+def asked(what: str) -> Callable[[Judge], Judge]:
+    """Make a function a row; its name is that of the row on the command line."""
+
+    def add(judge: Judge) -> Judge:
+        ROWS[judge.__name__] = what, judge
+        return judge
+
+    return add
+
+
+def measure(workdir: Path, names: list[str]) -> Iterator[Row]:
+    """Run the chosen rows, or all, with each tool."""
+    runs = [Once(tool=tool, python=python_of(tool, workdir, *PLUGINS), workdir=workdir) for tool in TOOLS]
+    for name in names or ROWS:
+        what, judge = ROWS[name]
+        yield Row(name=name, what=what, cells={run.tool.name: _cell(judge(run)) for run in runs})
+
+
+def _cell(judged: bool | No) -> str:
+    if isinstance(judged, No):
+        return f"no: {judged.word}" if judged.word else "no"
+    return "yes" if judged else "no"
+
+
+def _program(text: str, *, following: bool = True) -> dict[str, str]:
+    return {"test_it.py": HEAD + text.lstrip("\n") + (NEXT if following else "")}
+
+
+def _contained(done: Done, **outcomes: str) -> bool | No:
+    """Whether the session went on and each test has the outcome that is named."""
+    if not done.went_on:
+        return No(done.ended)
+    named = {"test_isolated_next": "passed", "test_next": "passed", **outcomes}
+    return all(done.outcome(test) == outcome for test, outcome in named.items())
+
+
+CRASH = """
+@isolated
+def test_crash():
+    print("words to stdout")
+    print("words to stderr", file=sys.stderr)
+    crash_here()
+"""
+
+
+# The session goes on.
+
+
+@asked("A crash is one failed test; the others pass")
+def crash(run: Run) -> bool | No:
+    return _contained(run(_program(CRASH)), test_crash="failed")
+
+
+@asked("The mark without any argument isolates")
+def bare_mark(run: Run) -> bool | No:
+    return _contained(run(_program("@bare\ndef test_crash(): crash_here()\n")), test_crash="failed")
+
+
+@asked("``os._exit(0)`` in the middle of a test is a failure")
+def exit_zero(run: Run) -> bool | No:
+    return _contained(run(_program("@isolated\ndef test_exit(): os._exit(0)\n")), test_exit="failed")
+
+
+BROKEN_SETUP = """
+@pytest.fixture
+def broken(): crash_here()
+
+
+@isolated
+def test_it(broken): pass
+"""
+
+
+@asked("A crash in a fixture's set-up does not end the session, and the others pass")
+def crash_in_setup(run: Run) -> bool | No:
+    done = run(_program(BROKEN_SETUP))
+    return _contained(done) and done.outcome("test_it") in {"failed", "error"}
+
+
+@asked("It is an error at set-up")
+def phase_of_setup(run: Run) -> bool | No:
+    done = run(_program(BROKEN_SETUP))
+    return done.outcome("test_it") == "error" or No(done.ended)
+
+
+BROKEN_TEARDOWN = """
+@pytest.fixture
+def broken():
+    yield
+    crash_here()
+
+
+@isolated
+def test_it(broken): pass
+"""
+
+
+@asked("A crash in a fixture's teardown is not passed over")
+def crash_in_teardown(run: Run) -> bool | No:
+    done = run(_program(BROKEN_TEARDOWN))
+    return done.status == 1 or No(done.ended)
+
+
+@asked("It is a passed call and an error at teardown, and the others pass")
+def phases_of_teardown(run: Run) -> bool | No:
+    return _contained(run(_program(BROKEN_TEARDOWN)), test_it="passed error")
+
+
+@asked("In a marked class the neighbours of a crash pass")
+def class_mark(run: Run) -> bool | No:
+    text = """
+@isolated
+class TestIt:
+    def test_before(self): pass
+
+    def test_crash(self): crash_here()
+
+    def test_after(self): pass
+"""
+    return _contained(run(_program(text)), test_before="passed", test_crash="failed", test_after="passed")
+
+
+@asked("In a marked module the neighbours of a crash pass")
+def module_mark(run: Run) -> bool | No:
+    text = """
+pytestmark = isolated
+
+
+def test_before(): pass
+
+
+def test_crash(): crash_here()
+
+
+def test_after(): pass
+"""
+    return _contained(run(_program(text)), test_before="passed", test_crash="failed", test_after="passed")
+
+
+@asked("Crashes under ``pytest -n2`` are failed tests, and no worker is lost")
+def crash_under_xdist(run: Run) -> bool | No:
+    names = [f"test_crash{number}" for number in range(4)]
+    text = "\n\n".join(f"@isolated\ndef {name}(): crash_here()\n" for name in names)
+    done = run(_program(text), "-n2", beside=["pytest-xdist"])
+    judged = _contained(done, **dict.fromkeys(names, "failed"))
+    return judged and not any("worker 'gw" in done.text(name) for name in names)
+
+
+@asked("A file that crashes while it is imported does not end the session")
+def crash_at_import(run: Run) -> bool | No:
+    files = {"test_import.py": f"{HEAD}pytestmark = isolated\ncrash_here()\n", **_program("")}
+    done = run(files)
+    if done.status is None or done.status < 0:
+        return No(done.ended)
+    return done.outcome("test_next") == "passed"
+
+
+# The report of a crash.
+
+
+@asked("The line that crashed is in the test's report")
+def traceback(run: Run) -> bool | No:
+    return _names_the_line(run(_program(CRASH)), "test_crash")
+
+
+@asked("Also with ``-p no:faulthandler``")
+def traceback_without_plugin(run: Run) -> bool | No:
+    return _names_the_line(run(_program(CRASH), "-p", "no:faulthandler"), "test_crash")
+
+
+@asked("Also under ``pytest -n2``")
+def traceback_under_xdist(run: Run) -> bool | No:
+    return _names_the_line(run(_program(CRASH), "-n2", beside=["pytest-xdist"]), "test_crash")
+
+
+def _names_the_line(done: Done, test: str) -> bool | No:
+    number = HEAD.splitlines().index("    ctypes.string_at(0)") + 1
+    shapes = rf"test_it\.py:{number}\b|test_it\.py\", line {number} in crash_here"
+    return bool(re.search(shapes, done.text(test))) or No(done.ended)
+
+
+@asked("The signal is named: SIGSEGV")
+def signal_name(run: Run) -> bool | No:
+    return "SIGSEGV" in run(_program(CRASH)).text("test_crash")
+
+
+@asked("What the test had printed is in its report, and in no other's")
+def output(run: Run) -> bool | No:
+    done = run(_program(CRASH))
+    words = ("words to stdout", "words to stderr")
+    others = done.text("test_isolated_next") + done.text("test_next")
+    return all(word in done.text("test_crash") and word not in others for word in words) or No(done.ended)
+
+
+@asked("The report of a crash in the call says so: ``when == 'call'``")
+def phase(run: Run) -> bool | No:
+    done = run(_program(CRASH))
+    return [event["when"] for event in done.reports("test_crash") if event["outcome"] == "failed"] == ["call"]
+
+
+@asked("Output that is no UTF-8 does no harm")
+def strange_output(run: Run) -> bool | No:
+    text = """
+@isolated
+def test_fail():
+    os.write(1, b"\\xff\\xfe words\\n")
+    assert False
+"""
+    return _contained(run(_program(text)), test_fail="failed")
+
+
+# Outcomes are those of pytest.
+
+
+@asked("A skip stays a skip")
+def skip(run: Run) -> bool | No:
+    return _contained(run(_program("@isolated\ndef test_it(): pytest.skip('not here')\n")), test_it="skipped")
+
+
+@asked("An expected failure is shown as xfailed")
+def xfail(run: Run) -> bool | No:
+    text = "@isolated\n@pytest.mark.xfail(reason='known')\ndef test_it(): assert False\n"
+    return _contained(run(_program(text)), test_it="xfailed")
+
+
+@asked("A crash under ``xfail`` is xfailed")
+def xfail_and_crash(run: Run) -> bool | No:
+    text = "@isolated\n@pytest.mark.xfail(reason='known')\ndef test_it(): crash_here()\n"
+    return _contained(run(_program(text)), test_it="xfailed")
+
+
+@asked("A crash under ``xfail(False, reason=…)`` is failed")
+def untrue_xfail_and_crash(run: Run) -> bool | No:
+    text = "@isolated\n@pytest.mark.xfail(False, reason='not here')\ndef test_it(): crash_here()\n"
+    return _contained(run(_program(text)), test_it="failed")
+
+
+@asked("A failing subtest fails the test")
+def subtests(run: Run) -> bool | No:
+    text = """
+@isolated
+def test_it(subtests):
+    with subtests.test("a part"):
+        assert False
+"""
+    done = run(_program(text))
+    return done.status == 1 and any(event["outcome"] == "failed" for event in done.reports("test_it"))
+
+
+@asked("With ``-vv``, the report of a failed assertion has all the lines of plain pytest's")
+def assertion(run: Run) -> bool | No:
+    text = """
+@isolated
+def test_it():
+    one = {"numbers": [1, 2, 3], "text": "a long text"}
+    other = {"numbers": [1, 3, 3], "text": "another long text"}
+    assert one == other
+"""
+    plain, done = (run(_program(text), "-vv", plain=plain) for plain in (True, False))
+    lines = [line.strip() for line in plain.text("test_it").splitlines() if line.startswith(("E", ">"))]
+    assert len(lines) > 10
+    return {*lines} <= {line.strip() for line in done.text("test_it").splitlines()} or No(done.ended)
+
+
+@asked("``KeyboardInterrupt`` ends the session")
+def keyboard_interrupt(run: Run) -> bool | No:
+    return _interrupted(run(_program("@isolated\ndef test_it(): raise KeyboardInterrupt\n")))
+
+
+@asked("``pytest.exit()`` ends the session")
+def pytest_exit(run: Run) -> bool | No:
+    return _interrupted(run(_program("@isolated\ndef test_it(): pytest.exit('enough')\n")))
+
+
+def _interrupted(done: Done) -> bool:
+    return done.status == 2 and not done.reports("test_next") and not done.of("internalerror")
+
+
+@asked("Warnings come to the summary")
+def warning(run: Run) -> bool | No:
+    done = run(_program("@isolated\ndef test_it(): warnings.warn('a word of warning')\n"))
+    return any("a word of warning" in event["text"] for event in done.of("warning"))
+
+
+@asked("Tests run in the order of the file")
+def order(run: Run) -> bool | No:
+    names = [f"test_{number}" for number in range(6)]
+    text = "\n\n".join(
+        f"{'@isolated' if number % 2 else ''}\ndef {name}():\n    with open('ran', 'a') as file: file.write('{name} ')\n"
+        for number, name in enumerate(names)
+    )
+    return run(_program(text, following=False)).files.get("ran", "").split() == names
+
+
+@asked("``--maxfail=2`` stops after two crashes")
+def maxfail(run: Run) -> bool | No:
+    text = "\n\n".join(
+        f"@isolated\ndef test_{number}():\n    open('ran{number}', 'w').close()\n    crash_here()\n"
+        for number in range(4)
+    )
+    done = run(_program(text, following=False), "--maxfail=2")
+    failed = [event for event in done.of("report") if event["outcome"] == "failed"]
+    ran = [name for name in done.files if name.startswith("ran")]
+    return (len(failed) == 2 and ran == ["ran0", "ran1"]) or No(done.ended)
+
+
+@asked("From another directory than rootdir the tests are really run")
+def other_directory(run: Run) -> bool | No:
+    text = _program("@isolated\ndef test_it(): assert False\n")["test_it.py"]
+    done = run({"inner/test_it.py": text}, "test_it.py", inside="inner")
+    return _contained(done, test_it="failed")
+
+
+# Fixtures.
+
+FIXTURES = """
+def note(word):
+    with open("notes", "a") as file:
+        file.write(f"{word} {os.getpid()}\\n")
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("shared")
+    note("set-up")
+    yield path
+    note("teardown")
+    os.rmdir(path)
+
+
+def test_first(directory): pass
+
+
+@isolated
+def test_one(directory): assert directory.is_dir()
+
+
+@isolated
+def test_two(directory): assert directory.is_dir()
+
+
+def test_last(directory): assert directory.is_dir()
+"""
+
+
+@asked("A session fixture is torn down once in each process that set it up, and in no other")
+def teardown_once(run: Run) -> bool | No:
+    notes = run(_program(FIXTURES)).files.get("notes", "").splitlines()
+    by_word = {word: [note.split()[1] for note in notes if note.startswith(word)] for word in ("set-up", "teardown")}
+    set_up = by_word["set-up"]
+    return bool(set_up) and len(set(set_up)) == len(set_up) and sorted(set_up) == sorted(by_word["teardown"])
+
+
+@asked("A directory that a session fixture made is still there for the next test")
+def shared_directory(run: Run) -> bool | No:
+    return _contained(run(_program(FIXTURES)), test_one="passed", test_two="passed", test_last="passed")
+
+
+# Limits of time.
+
+
+@asked("A Python hang is stopped at the limit, and the session goes on")
+def python_hang(run: Run) -> bool | No:
+    return _contained(_hang(run, "time.sleep(FOR_EVER)"), test_hang="failed")
+
+
+@asked("The line that hung is in the report")
+def line_of_hang(run: Run) -> bool | No:
+    done = _hang(run, "time.sleep(FOR_EVER)")
+    number = HEAD.count("\n") + 3
+    return bool(re.search(rf"test_it\.py:{number}\b|test_it\.py\", line {number} in", done.text("test_hang")))
+
+
+@asked("A loop in native code is stopped at the limit, and the session goes on")
+def native_hang(run: Run) -> bool | No:
+    # It runs in C, keeps the GIL and never looks for signals.
+    text = "__import__('collections').deque(__import__('itertools').repeat(0), maxlen=0)"
+    return _contained(_hang(run, text), test_hang="failed")
+
+
+@asked("A process that stopped itself (SIGSTOP) is ended at the limit")
+def stopped(run: Run) -> bool | No:
+    return _contained(_hang(run, "os.kill(os.getpid(), signal.SIGSTOP)"), test_hang="failed")
+
+
+@asked("What the test had printed before a hang is in its report")
+def output_of_hang(run: Run) -> bool | No:
+    return "words before" in _hang(run, "print('words before'); time.sleep(FOR_EVER)").text("test_hang")
+
+
+@asked("What a test has started ends with it at the limit")
+def grandchild(run: Run) -> bool | No:
+    text = f"subprocess.Popen(['sleep', '{FOR_EVER}']); time.sleep(FOR_EVER)"
+    done = _hang(run, text)
+    return (done.outcome("test_hang") == "failed" and done.leftovers == 0) or No(done.ended)
+
+
+@asked(f"A limit of 2 s takes less than {PATIENCE:g} s where the test ignores SIGTERM")
+def ignored_sigterm(run: Run) -> bool | No:
+    text = "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(FOR_EVER)"
+    return _in_time(_hang(run, text, limit=2), test_hang="failed")
+
+
+@asked(f"A limit of 2 s takes less than {PATIENCE:g} s where a child of the test holds the output")
+def held_output(run: Run) -> bool | No:
+    text = f"subprocess.Popen(['sleep', '{FOR_EVER}']); time.sleep(FOR_EVER)"
+    return _in_time(_hang(run, text, limit=2), test_hang="failed")
+
+
+@asked(f"A test that passes and leaves a process behind passes, in less than {PATIENCE:g} s")
+def leaked_process(run: Run) -> bool | No:
+    text = f"@limited(20)\ndef test_it(): subprocess.Popen(['sleep', '{FOR_EVER}'])\n"
+    return _in_time(run(_program(text), beside=run.tool.limit_plugins), test_it="passed")
+
+
+def _hang(run: Run, body: str, *, limit: float = LIMIT) -> Done:
+    text = f"@limited({limit})\ndef test_hang():\n    {body.replace('FOR_EVER', str(FOR_EVER))}\n"
+    return run(_program(text), beside=run.tool.limit_plugins, deadline=15.0)
+
+
+def _in_time(done: Done, **outcomes: str) -> bool | No:
+    judged = _contained(done, **outcomes)
+    if judged is not True:
+        return judged
+    seconds = float(done.of("finish")[-1]["at"]) - float(done.of("start")[0]["at"])
+    return seconds < PATIENCE or No(f"{seconds:.0f} s")
+
+
+# Nothing is left.
+
+
+@asked("SIGTERM to pytest leaves no process of a test")
+def sigterm(run: Run) -> bool | No:
+    return _leaves_nothing(run, signal.SIGTERM, "time.sleep(FOR_EVER)")
+
+
+@asked("SIGKILL to pytest leaves no child of it")
+def sigkill(run: Run) -> bool | No:
+    return _leaves_nothing(run, signal.SIGKILL, "time.sleep(FOR_EVER)")
+
+
+@asked("SIGTERM to pytest ends also what the test had started")
+def sigterm_grandchild(run: Run) -> bool | No:
+    return _leaves_nothing(run, signal.SIGTERM, "time.sleep(FOR_EVER)", "subprocess.Popen(['sleep', 'FOR_EVER'])")
+
+
+def _leaves_nothing(run: Run, number: int, body: str, before: str = "pass") -> bool | No:
+    text = f"@isolated\ndef test_it():\n    {before}\n    say()\n    {body}\n".replace("FOR_EVER", str(FOR_EVER))
+    done = run(_program(text), send=number, deadline=10.0)
+    if done.status is None:
+        return No("hangs")
+    return done.leftovers == 0
+
+
+@asked("Nothing stays in the directory for temporary files, but pytest's own")
+def temporary_files(run: Run) -> bool | No:
+    done = run(_program(CRASH))
+    return not [name for name in done.temporary if not name.startswith("pytest-of-")] or No("files")
+
+
+# Beside other plugins.
+
+
+@asked("pytest-timeout: its mark fails a test that hangs, and the session goes on")
+def with_timeout(run: Run) -> bool | No:
+    text = f"@isolated\n@pytest.mark.timeout({LIMIT})\ndef test_hang(): time.sleep({FOR_EVER})\n"
+    return _contained(run(_program(text), beside=["pytest-timeout"], deadline=15.0), test_hang="failed")
+
+
+@asked("pytest-rerunfailures: a crash is run again")
+def with_reruns(run: Run) -> bool | No:
+    text = """
+@isolated
+def test_it():
+    if not os.path.exists("ran"):
+        open("ran", "w").close()
+        crash_here()
+"""
+    done = run(_program(text), "--reruns=1", beside=["pytest-rerunfailures"])
+    return _contained(done, test_it="rerun passed")
+
+
+@asked("pytest-cov: the same lines as in plain pytest")
+def with_cov(run: Run) -> bool | No:
+    return _covered(run, "")
+
+
+@asked("The same with coverage's own settings for child processes")
+def with_cov_patched(run: Run) -> bool | No:
+    return _covered(run, "patch =\n    _exit\n    fork\n    subprocess\n")
+
+
+COVERED = """
+def called(yes):
+    if yes:
+        return 1
+    return 2
+
+
+def never():
+    return 3
+"""
+COVERING = """
+import covered
+
+
+@isolated
+def test_one(): assert covered.called(True) == 1
+
+
+@isolated
+def test_two(): assert covered.called(False) == 2
+"""
+
+
+def _covered(run: Run, settings: str) -> bool | No:
+    files = {"covered.py": COVERED, ".coveragerc": f"[run]\n{settings}", **_program(COVERING)}
+    args = ("--cov=covered", "--cov-report=json:coverage.json")
+    plain, done = (run(files, *args, beside=["pytest-cov"], plain=plain) for plain in (True, False))
+    assert _lines(plain) == {2, 3, 4, 5, 8}
+    return _lines(done) == _lines(plain) or No(done.ended)
+
+
+def _lines(done: Done) -> set[int]:
+    if "coverage.json" not in done.files:
+        return set()
+    return set(json.loads(done.files["coverage.json"])["files"]["covered.py"]["executed_lines"])
