@@ -19,6 +19,7 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
@@ -157,8 +158,11 @@ class _Pipes:
             # Here, and not in the child: whatever a child does first costs twice.
             for index, fd in enumerate(self.writing):
                 self.writing[index] = child_side.moved_up(fd)
-        except BaseException:
+        except BaseException as error:
             self.__exit__()
+            if isinstance(error, OSError):
+                msg = f"no descriptor for a child: {error}"
+                raise LaunchError(msg) from error
             raise
         return self
 

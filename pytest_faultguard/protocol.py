@@ -81,7 +81,9 @@ from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
 from pytest_faultguard.options import data_limit_for
 from pytest_faultguard.outcome import CrashError
+from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import HangError
+from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
 from pytest_faultguard.process.channel import Broken
@@ -97,6 +99,7 @@ from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Told
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
+from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.rescue import rescue
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.session import Session
@@ -252,15 +255,28 @@ class _GuardedItem:
             return
         _prepare(item.config)
         session.lines.expect()
-        is_attempt = self.collect is not None
+        try:
+            crash, leaked = self._run_child(session)
+        except (JournalError, LaunchError) as error:
+            self._refuse(error)
+        else:
+            self._conclude(crash, leaked)
+
+    def _run_child(self, session: Session) -> tuple[Crash | None, tuple[str, ...]]:
+        item, is_attempt = self.item, self.collect is not None
         journal = Journal.create(self.limits.data_bytes)
-        output = self.output = Output(item)
+        try:
+            output = self.output = Output(item)
+        except OSError as error:
+            journal.close()
+            msg = f"no descriptor for the output of a child: {error}"
+            raise LaunchError(msg) from error
         guard = self.guard = Guard(self.limits, self._take, self._take_snapshot, output.relay)
         session.guarding = item.nodeid, guard
         try:
             remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output, is_attempt=is_attempt))
             self._raise_if_stopped()
-            crash = self._crash(remains, journal, output)
+            return self._crash(remains, journal, output), remains.leaked
         except KeyboardInterrupt:
             # Ctrl-C at the terminal: the child has said where that met it.
             self._raise_if_stopped()
@@ -269,7 +285,16 @@ class _GuardedItem:
             session.guarding = None
             output.close()
             journal.close()
-        self._conclude(crash, remains.leaked)
+
+    def _refuse(self, error: FaultguardError) -> None:
+        """There is no child to be had, and so no test: its setup fails, and the session goes on."""
+
+        def fail() -> None:
+            __tracebackhide__ = True
+            raise error.with_traceback(None) from None
+
+        self.last = self._log(_called(fail, "setup"))
+        self._close(None)
 
     def _end_other_values(self, session: Session) -> bool:
         """End what this process has set up for another parameter: pytest would before the item has its own value.

@@ -537,3 +537,45 @@ def test_log_file(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
 
     assert texts[0].count("narrow") == 3
     assert texts[1] == texts[0]
+
+
+@pytest.mark.parametrize(
+    ("limit", "outcome", "told"),
+    [
+        # Room for a smaller journal; for none; and too few descriptors for what connects a child with its guard.
+        ("-f 1000000", "passed", ""),
+        ("-f 100", "failed", "JournalError: cannot reserve a journal"),
+        ("-n 19", "failed", "LaunchError: no descriptor for a child"),
+    ],
+)
+def test_a_child_that_cannot_be_had_is_an_error_of_its_test(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, limit: str, outcome: str, told: str
+) -> None:
+    """By the limits of the shell; and the session goes on."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="module", autouse=True)
+        def ends():
+            yield
+            print("the module ends")
+
+        def test_before(): pass
+
+        @pytest.mark.faultguard
+        def test_it(faultguard_data): faultguard_data["key"] = "value"
+
+        def test_after(): pass
+        """
+    )
+    options = [word for plugin in QUICK for word in ("-p", plugin)]
+    script = f'ulimit {limit}; exec "$0" -m pytest "$@"'
+
+    done = pytester.run("bash", "-c", script, sys.executable, *options, timeout=SESSION_SECONDS)
+
+    setup = recorder.report("::test_it", "setup")
+    assert (setup.outcome, told in (setup.message or "")) == (outcome, True)
+    assert [report.outcome for report in recorder.reports("::test_after")] == ["passed"] * 3
+    assert "INTERNALERROR" not in done.stdout.str()
+    assert recorder.reports("::test_after")[-1].section("Captured stdout teardown") == "the module ends\n"

@@ -265,9 +265,13 @@ class Journal(MutableMapping[Hashable, Any]):
 
     @classmethod
     def create(cls, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Journal:
-        """Make an empty journal; it holds no memory until the first write. JournalError where that is refused."""
+        """Make an empty journal; it holds no memory until the first write. JournalError where that is refused.
+
+        Under ``ulimit -f``, which counts the file's whole size, the limit may be a smaller one.
+        """
         if limit_bytes < 1:
             raise ValueError(f"limit_bytes must be positive, not {limit_bytes}")
+        limit_bytes = _permitted(limit_bytes)
         fd = -1
         try:
             fd = _unnamed_file()
@@ -854,6 +858,18 @@ def _file_bytes(limit_bytes: int) -> int:
     """Room for old and new value at once, for rounding by an eighth, and for fragments."""
     arena = 2 * limit_bytes + limit_bytes // 2 + _ARENA_SLACK
     return _ARENA + (arena + _PAGE - 1) // _PAGE * _PAGE
+
+
+def _permitted(limit_bytes: int) -> int:
+    """What this process's limit for the size of files leaves of a journal's; as it is where even the least is too much."""
+    if sys.platform == "win32":
+        return limit_bytes
+    import resource  # Here, for Windows has none, and imports this module.
+
+    largest, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if largest == resource.RLIM_INFINITY or _file_bytes(limit_bytes) <= largest:
+        return limit_bytes
+    return max(0, largest - _file_bytes(0)) * 2 // 5 or limit_bytes
 
 
 def _room(size: int) -> int:
