@@ -272,8 +272,12 @@ def test_hang_after_the_last_report_has_a_bound_of_its_own(
     (pytester.path / "test_it.py").write_text(
         HEAD
         + """
+class NeverFlushed:
+    def flush(self):
+        time.sleep(600)
+
 def test_hangs():
-    os._exit = lambda status: time.sleep(600)
+    sys.__stdout__ = NeverFlushed()
 
 def test_thread():
     threading.Thread(target=time.sleep, args=(600,)).start()
