@@ -7,7 +7,9 @@ hold that for ever.
 
 from __future__ import annotations
 
+import math
 import os
+import select
 import selectors
 import signal
 import time
@@ -118,17 +120,19 @@ class Watch:
         self._ended_at: Seconds | None = None
         self._leaked: tuple[str, ...] = ()
         self._gaps: list[str] = []
-        self._selector = selectors.PollSelector()
-        for fd, read in (
-            (child.pidfd, self._on_death),
-            (self._channel_fd, self._read_channel),
-            (self._dump_fd, self._read_dump),
-            (self._stacks_fd, self._read_stacks),
-            (signals.fd, self._on_signal),
-        ):
-            self._selector.register(fd, selectors.EVENT_READ, read)
+        # Not a selector of the standard library, which is Python code: right after a fork each page that is touched costs.
+        self._poll = select.poll()
+        self._readers: dict[int, Callable[[], object]] = {
+            child.pidfd: self._on_death,
+            self._channel_fd: self._read_channel,
+            self._dump_fd: self._read_dump,
+            self._stacks_fd: self._read_stacks,
+            signals.fd: self._on_signal,
+        }
         if relay is not None:
-            self._selector.register(relay.fd, selectors.EVENT_READ, lambda: self._call(relay.pass_on))
+            self._readers[relay.fd] = lambda: self._call(relay.pass_on)
+        for fd in self._readers:
+            self._poll.register(fd, select.POLLIN)
 
     def limit(self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None) -> None:
         """Start the clocks; they count from the child's start."""
@@ -195,8 +199,10 @@ class Watch:
 
     def _turn(self) -> None:
         due = min(self._timers.values(), default=None)
-        for key, _ in self._selector.select(None if due is None else max(0.0, due - time.monotonic())):
-            key.data()
+        wait = None if due is None else math.ceil(max(0.0, due - time.monotonic()) * 1000)
+        for fd, _ in self._poll.poll(wait):
+            if fd in self._readers:
+                self._readers[fd]()
         now = time.monotonic()
         for action, when in sorted(self._timers.items(), key=lambda timer: timer[1]):
             if when <= now and not self._dead and self._timers.get(action) == when:
@@ -271,8 +277,8 @@ class Watch:
         self._timers[self._on_stacks_quiet] = time.monotonic() + STACKS_QUIET
 
     def _forget(self, fd: int) -> None:
-        if not self._dead and fd in self._selector.get_map():
-            self._selector.unregister(fd)
+        if self._readers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def _on_death(self) -> None:
         self._dead = True
@@ -437,7 +443,7 @@ class Watch:
             return status
         finally:
             self._buried = True
-            self._selector.close()
+            self._readers.clear()  # They hold this object, and it them.
             os.close(self._child.pidfd)
 
     def _ending(self, status: int | None) -> Ending | None:
