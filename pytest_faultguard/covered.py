@@ -172,6 +172,17 @@ class _Leaving:
                 )
             )
 
+    def update(self, other_data: Any, *_: object, **__: object) -> None:
+        """What a session in this process has gathered from its own children."""
+        for context in sorted(other_data.measured_contexts()) or [""]:
+            other_data.set_query_context(context)
+            self._context = context or None
+            for file in sorted(other_data.measured_files()):
+                if other_data.has_arcs():
+                    self.add_arcs({file: other_data.arcs(file) or []})
+                else:
+                    self.add_lines({file: other_data.lines(file) or []})
+
     def touch_files(self, *_: object) -> None:
         """Which files have not run at all is found where the lines are counted."""
 

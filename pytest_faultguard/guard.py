@@ -14,12 +14,12 @@ from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import child as child_side
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import Child
-from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
@@ -149,6 +149,7 @@ class _Pipes:
         self.writing: list[int] = []
 
     def __enter__(self) -> Self:
+        low: list[int] = []
         try:
             for _ in range(3):
                 reading, writing = os.pipe2(os.O_CLOEXEC)
@@ -156,9 +157,11 @@ class _Pipes:
                 self.writing.append(writing)
                 os.set_blocking(reading, False)
             # Here, and not in the child: whatever a child does first costs twice.
-            for index, fd in enumerate(self.writing):
-                self.writing[index] = child_side.moved_up(fd)
+            low, self.writing = self.writing, []
+            while low:
+                self.writing.append(child_side.moved_up(low.pop(0)))
         except BaseException as error:
+            self.writing += low
             self.__exit__()
             if isinstance(error, OSError):
                 msg = f"no descriptor for a child: {error}"

@@ -30,6 +30,10 @@ class HangError(CrashError):
     """A guarded test was still running at its deadline."""
 
 
+class LaunchError(FaultguardError):
+    """A child could not be started."""
+
+
 class LostResultsWarning(UserWarning):
     """A guarded test uses a plugin whose results do not leave the test's process."""
 

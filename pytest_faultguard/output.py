@@ -17,6 +17,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard.process.channel import identity
+from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.relay import Relay
 
 
@@ -38,25 +39,35 @@ class Output:
         #: In the child: whether pytest's files hold what a report has as well.
         self._kept = False
         #: None where descriptor 2 is captured, and where pytest was started without one: it may be any file now.
-        self.relay = None if self._by_fd or sys.__stderr__ is None or identity(2) is None else Relay()
-        self.turns = Turns(in_use=self.relay is not None or _is_live(item.config))
-        names = [] if self._by_fd else ["stdout", "stderr"]
-        names += [] if self._logging is None else ["log"]
-        self._files = {name: os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) for name in names}
+        self.relay: Relay | None = None
+        self.turns = Turns()
+        self._files: dict[str, _File] = {}
+        try:
+            if not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
+                self.relay = Relay()
+            if self.relay is not None or _is_live(item.config):
+                self.turns.begin()
+            names = [] if self._by_fd else ["stdout", "stderr"]
+            names += [] if self._logging is None else ["log"]
+            for name in names:
+                self._files[name] = _File(name)
+        except BaseException:
+            self.close()
+            raise
         if self._logging is not None:
             # One for all children, made here: whatever a child does first costs twice.
             if _log_key not in item.config.stash:
                 item.config.stash[_log_key] = _LogStream(self._logging)
             self._log = item.config.stash[_log_key]
-            self._log.fd = self._files["log"]
+            self._log.file = self._files["log"]
 
     def close(self) -> None:
         """Let the files go."""
         self.turns.close()
         if self.relay is not None:
             self.relay.close()
-        for fd in self._files.values():
-            os.close(fd)
+        for file in self._files.values():
+            os.close(file.fd)
         self._files.clear()
 
     def read(self) -> dict[str, str]:
@@ -64,8 +75,8 @@ class Output:
         texts = {}
         if self._by_fd:
             texts["stdout"], texts["stderr"] = self._capture.read_global_capture()
-        for name, fd in self._files.items():
-            texts[name] = os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
+        for name, file in self._files.items():
+            texts[name] = file.read()
         return {name: text for name in ("log", "stdout", "stderr") if (text := texts.get(name, ""))}
 
     def gaps(self) -> tuple[str, ...]:
@@ -99,7 +110,7 @@ class Output:
         if not self._by_fd and self._capture is not None:
             self._capture.resume_global_capture()
             for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
-                if stream is not None:
+                if stream is not None and not getattr(stream, "closed", False):
                     _tee(stream, self._files[name])
             self._capture.suspend_global_capture()
         if self._logging is not None:
@@ -123,11 +134,8 @@ class Output:
         if self._kept:
             self._capture.read_global_capture()
             self._kept = False
-        for fd in self._files.values():
-            try:
-                os.ftruncate(fd, 0)
-            except OSError:
-                pass  # Closed by the test: its report has what there was.
+        for file in self._files.values():
+            file.forget()
 
     def go_on(self) -> None:
         """In the child: the last report has left; a crash at exit has last words, too."""
@@ -146,9 +154,14 @@ class Turns:
     got by then belongs to the phase that has ended.
     """
 
-    def __init__(self, *, in_use: bool) -> None:
-        self._fds = os.pipe2(os.O_CLOEXEC) if in_use else ()
-        self._identity = identity(self._fds[0]) if self._fds else None
+    def __init__(self) -> None:
+        self._fds: tuple[int, ...] = ()
+        self._identity: object = None
+
+    def begin(self) -> None:
+        """From now on there are turns."""
+        self._fds = os.pipe2(os.O_CLOEXEC)
+        self._identity = identity(self._fds[0])
 
     def close(self) -> None:
         """Let the pipe go."""
@@ -167,9 +180,7 @@ class Turns:
         if not self._fds:
             send()
             return
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None and not stream.closed:
-                stream.flush()
+        flush_streams()
         send()
         waiting = select.poll()
         waiting.register(self._fds[0], select.POLLIN)
@@ -193,7 +204,7 @@ def _is_live(config: pytest.Config) -> bool:
     return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
 
 
-def _tee(stream: Any, fd: int) -> None:
+def _tee(stream: Any, file: _File) -> None:
     if str(getattr(stream, "encoding", "")).lower() == "utf-8" and hasattr(stream, "reconfigure"):
         # Below the text layer, which keeps nothing back then: so that bytes are teed as well as text.
         stream.reconfigure(write_through=True)
@@ -202,28 +213,42 @@ def _tee(stream: Any, fd: int) -> None:
 
     def teed(data: Any) -> int:
         written: int = write(data)
-        _append(fd, data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+        file.append(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
         return written
 
     stream.write = teed
 
 
-def _append(fd: int, data: bytes) -> None:
-    try:
-        os.pwrite(fd, data, os.fstat(fd).st_size)
-    except OSError:
-        pass  # The test closed the descriptor.
+@final
+class _File:
+    """A file without a name that both sides can reach; not one that a test has opened under its number since."""
+
+    def __init__(self, name: str) -> None:
+        self.fd = os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC)
+        self._identity = identity(self.fd)
+
+    def read(self) -> str:
+        return os.pread(self.fd, os.fstat(self.fd).st_size, 0).decode("utf-8", "replace")
+
+    def append(self, data: bytes) -> None:
+        if identity(self.fd) == self._identity:
+            os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
+
+    def forget(self) -> None:
+        if identity(self.fd) == self._identity:
+            os.ftruncate(self.fd, 0)
 
 
 class _LogStream(logging.Handler):
     def __init__(self, plugin: Any) -> None:
         super().__init__(logging.NOTSET if plugin.log_level is None else plugin.log_level)
         self.setFormatter(plugin.formatter)
-        self.fd = -1
+        self.file: _File | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            _append(self.fd, f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
+            if self.file is not None:
+                self.file.append(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
         except Exception:  # noqa: BLE001, S110 - pytest's own handler reports a record that cannot be formatted.
             pass
 

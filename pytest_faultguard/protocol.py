@@ -84,6 +84,7 @@ from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
 from pytest_faultguard.process.channel import Broken
@@ -99,7 +100,7 @@ from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Told
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
-from pytest_faultguard.process.launch import LaunchError
+from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.rescue import rescue
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.session import Session
@@ -551,7 +552,10 @@ class _GuardedItem:
     def ask(self, question: Callable[[], dict[str, Any]]) -> None:
         """After a crash: have a child of its own answer what may be code of the test's, and keep the answer."""
         guard = Guard(Limits(timeout=_ANSWER_BOUND), self._take, lambda _: None)
-        guard.run(lambda line: line.sender.send(Kept(attributes=question())))
+        try:
+            guard.run(lambda line: line.sender.send(Kept(attributes=question())))
+        except LaunchError:
+            pass  # No answer.
 
     def end_attempts(self) -> None:
         """There is no other: tear down what was left for it."""
@@ -613,7 +617,10 @@ def _prepare(config: pytest.Config) -> None:
         faulthandler.cancel_dump_traceback_later()
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is not None:
-        factory.getbasetemp()
+        try:
+            factory.getbasetemp()
+        except Exception:  # noqa: BLE001, S110 - a test that wants one fails by itself.
+            pass
     if _outermost_key not in config.stash:
         config.stash[_outermost_key] = _Outermost()
     config.stash[_outermost_key].stand_by(config.pluginmanager)
@@ -622,9 +629,7 @@ def _prepare(config: pytest.Config) -> None:
     # What is still in a buffer would be written twice.
     if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
         config.get_terminal_writer().flush()
-    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
-        if stream is not None and not stream.closed:
-            stream.flush()
+    flush_streams()
 
 
 def _teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
@@ -730,7 +735,12 @@ def _disown(session: pytest.Session, known: Session) -> None:
 
 
 def _forward_warnings(sender: Sender) -> None:
+    pid, former = os.getpid(), warnings._showwarnmsg_impl  # type: ignore[attr-defined]
+
     def forward(record: warnings.WarningMessage) -> None:
+        if os.getpid() != pid:
+            former(record)  # In a process that the test has forked.
+            return
         sender.send(
             Warned(
                 category_module=record.category.__module__,
@@ -905,7 +915,8 @@ class _Reporter:
 
     def keep_output(self, when: str) -> None:
         """A phase has failed: what comes now is the repr of its exception, which may be what kills."""
-        texts = {key: text for phase, key, text in self._item._report_sections if phase == when}
+        sections = self._item._report_sections
+        texts = {key: text for phase, key, text in sections if phase == when and key in {"stdout", "stderr"}}
         if texts:  # None in a subtest: its test still runs.
             self._output.keep(texts)
 

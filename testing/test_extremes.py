@@ -583,3 +583,150 @@ def test_the_end_of_a_guarded_test_is_that_of_the_ones_that_it_runs(
     lines = [line.split() for line in (pytester.path / "pids").read_text().splitlines()]
     assert len(lines) == 4
     assert [pid for pid in chain.from_iterable(lines) if not has_ended(int(pid))] == []
+
+
+#: What a test does to its own process, and what it then sees: the same as without a guard.
+HOSTILE = {
+    "files_at_numbers_that_were_ours": """
+        import os
+
+        def test_it(tmp_path):
+            os.closerange(3, 256)
+            fds = [os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT) for _ in range(40)]
+            os.write(fds[0], b"precious")
+            print("printed")
+
+        def test_after(tmp_path_factory):
+            (file,) = tmp_path_factory.getbasetemp().glob("test_it*/file")
+            assert file.read_text() == "precious"
+        """,
+    "stdout_with_two_methods": """
+        import sys
+
+        class Tee:
+            def write(self, text): return sys.__stdout__.write(text)
+            def flush(self): sys.__stdout__.flush()
+
+        def test_it(monkeypatch):
+            monkeypatch.setattr(sys, "stdout", Tee())
+            print("hello")
+        """,
+    "stderr_that_is_closed": """
+        import sys
+
+        def test_it():
+            sys.__stderr__.close()
+
+        def test_after(): pass
+        """,
+    "warning_in_a_process_of_the_test": """
+        import multiprocessing
+        import warnings
+
+        def work():
+            warnings.warn("far away")
+
+        def test_it():
+            process = multiprocessing.get_context("fork").Process(target=work)
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+        """,
+    "stderr_in_a_process_of_the_test": """
+        import os
+        import sys
+
+        def test_it():
+            pid = os.fork()
+            if pid == 0:
+                os.closerange(3, 4096)
+                print("words of the grandchild", file=sys.stderr)
+                os._exit(0)
+            assert os.waitpid(pid, 0) == (pid, 0)
+        """,
+    "property_without_words": """
+        class Speechless:
+            def __str__(self): raise ValueError("no words")
+
+        def test_it(record_property):
+            record_property("speechless", Speechless())
+
+        def test_long(record_property):
+            record_property("long", 10**5000)
+        """,
+    "section_of_a_running_test": """
+        def test_it(subtests, request):
+            request.node.add_report_section("call", "note", "hello")
+            with subtests.test(number=1):
+                assert 0
+            print("printed after it")
+            assert 0
+        """,
+}
+
+
+CLOSE_ALL = ("files_at_numbers_that_were_ours", "stderr_in_a_process_of_the_test")
+
+
+@pytest.mark.parametrize("capture", ["fd", "no"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_test_does_to_its_process_harms_nobody_else(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, name: str, capture: str
+) -> None:
+    """Outcomes and output as without the guard."""
+    if name in CLOSE_ALL and capture == "fd":
+        pytest.skip("closes pytest's own files, with which pytest fails also without a guard")
+    if name == "section_of_a_running_test" and not hasattr(pytest, "Subtests"):
+        pytest.skip("subtests are part of pytest since version 9")
+    pytester.makepyfile(test_it=HOSTILE[name])
+    told = []
+    for flag in ("--no-faultguard", "--faultguard"):
+        result = run_pytest(flag, f"--capture={capture}")
+        outcomes = [(report.nodeid, report.when, report.outcome) for report in recorder.reports()]
+        sections = [section for report in recorder.reports() for section in report.sections]
+        lines = sorted(result.stdout.str().count(word) for word in ("printed", "hello"))
+        told.append((outcomes, sections, lines, result.stderr.str().count("grandchild")))
+
+    assert told[1] == told[0]
+
+
+@pytest.mark.parametrize(
+    "spoiler",
+    ["signal.signal(signal.SIGCHLD, signal.SIG_IGN)", "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))"],
+    ids=["nobody_to_wait_for", "no_descriptor"],
+)
+def test_a_failure_is_told_also_where_its_data_cannot_be_shown(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, spoiler: str
+) -> None:
+    """The child asks another one to show the data, and cannot have it."""
+    pytester.makepyfile(
+        f"""
+        import resource
+        import signal
+
+        def test_it(faultguard_data):
+            faultguard_data["key"] = "value"
+            {spoiler}
+            assert 0, "what really happened"
+        """
+    )
+
+    run_pytest("--faultguard")
+
+    assert (recorder.report("::test_it").message or "").startswith("AssertionError: what really happened")
+
+
+@pytest.mark.parametrize("where", ["--basetemp=/proc/nothing/here", "-v"])
+def test_no_temporary_directory_to_be_had(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Only the test that asks for one fails."""
+    monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", "/proc")
+    pytester.makepyfile("def test_asks(tmp_path): pass\ndef test_it(): pass")
+    options = [word for plugin in QUICK for word in ("-p", plugin)]
+
+    done = pytester.run(sys.executable, "-m", "pytest", "--faultguard", where, *options, timeout=SESSION_SECONDS)
+
+    assert recorder.outcomes()["test_it"] == ["setup passed", "call passed", "teardown passed"]
+    assert recorder.outcomes()["test_asks"] == ["setup failed", "teardown passed"]
+    assert "INTERNALERROR" not in done.stdout.str()

@@ -182,20 +182,20 @@ class Sender:
             self._writing = True
             try:
                 while self._waiting:
-                    self._write(self._waiting.pop(0))
+                    self._write_first()
             finally:
                 self._writing = False
 
-    def _write(self, frame: bytes) -> None:
+    def _write_first(self) -> None:
         if identity(self._fd) != self._identity:
             # A test that closes all descriptors may have opened a file of its own under our number since.
             msg = "the channel to pytest was closed by the test"
             raise ChannelError(msg)
         # A signal that raises could cut a frame that the kernel does not write at once. Where another thread takes the
         # signal this does not help; then the guard ends a child that was to be interrupted.
-        mask = signals.block_all() if len(frame) > select.PIPE_BUF else None
+        mask = signals.block_all() if len(self._waiting[0]) > select.PIPE_BUF else None
         try:
-            view = memoryview(frame)
+            view = memoryview(self._waiting.pop(0))
             while view:
                 view = view[os.write(self._fd, view) :]
         finally:
@@ -275,6 +275,8 @@ def _message(body: bytes) -> Message:
 def _packed(value: Any) -> Any:
     """The value with only dicts with string keys, lists, strings, numbers, booleans and None in it."""
     kind = type(value)
+    if kind is int and not -_BIG <= value < _BIG:
+        return {_MARK: "int", "items": hex(value)}  # Python writes thousands of digits in no other way.
     if kind in _PLAIN:
         return value
     if isinstance(value, dict):
@@ -293,9 +295,13 @@ def _packed(value: Any) -> Any:
         if isinstance(value, plain):
             return plain(value)
     # What has no form on the wire keeps its text, which is all that junitxml and the terminal would have used.
-    return str(value)
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - the test's own code.
+        return object.__repr__(value)
 
 
+_BIG = 1 << 63
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
@@ -309,6 +315,8 @@ def _unpacked(value: dict[str, Any]) -> Any:
         return tuple(items)
     if mark == "dict":
         return dict(items)
+    if mark == "int":
+        return int(items, 16)
     if mark == "bytes":
         return base64.b64decode(items)
     if mark == "frame":

@@ -71,7 +71,7 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         os.environ[ENVIRONMENT_VARIABLE] = "1"
         status = _outcome(target, line)
     finally:
-        _flush()
+        flush_streams()
         leave(status)
 
 
@@ -96,9 +96,10 @@ def moved_up(fd: int) -> int:
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    os.close(fd)
-    return high
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+    finally:
+        os.close(fd)
 
 
 def _leave_terminal() -> None:
@@ -126,7 +127,8 @@ def _disown(wiring: Wiring) -> None:
             pass  # The test closed it before.
 
 
-def _flush() -> None:
+def flush_streams() -> None:
+    """Write out what Python's standard streams hold, whatever a test has put in their place."""
     for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         try:
             if stream is not None:

@@ -13,16 +13,12 @@ from typing import NoReturn
 from typing import final
 
 from pytest_faultguard.crash import Seconds
-from pytest_faultguard.outcome import FaultguardError
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import signals
 
 #: How a process of ours leaves. Others put something of theirs in the place of ``os._exit``, for the tests: coverage.py
 #: does, and it writes a data file.
 leave: Callable[[int], NoReturn] = getattr(sys.modules.get("posix"), "_exit", os._exit)
-
-
-class LaunchError(FaultguardError):
-    """A child could not be started."""
 
 
 @final

@@ -27,8 +27,13 @@ class Relay:
     """
 
     def __init__(self) -> None:
-        self._target = moved_up(os.dup(_STDERR))
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._target = moved_up(os.dup(_STDERR))
+        except BaseException:
+            os.close(self._reading)
+            os.close(self._writing)
+            raise
         os.set_blocking(self._reading, False)
         self._kept = bytearray()
 
@@ -74,25 +79,30 @@ class Relay:
     def arm(self) -> None:
         """In the child: put the pipe where native code writes to."""
         os.dup2(self._writing, _STDERR)
-        stream = sys.__stderr__
-        if stream is not None and hasattr(stream, "reconfigure") and stream.fileno() == _STDERR:
+        stream: Any = sys.__stderr__
+        try:
+            if stream.fileno() != _STDERR:
+                return
             # Below the text layer, which keeps nothing back then.
             stream.reconfigure(write_through=True)
-            _redirect(stream.buffer, self._target)
+        except (AttributeError, OSError, ValueError):
+            return  # Somebody's own, or closed.
+        _redirect(stream.buffer, self._target)
 
 
 def _redirect(buffer: Any, target: int) -> None:
-    pipe, write, isatty = identity(_STDERR), buffer.write, buffer.isatty
+    write, isatty = buffer.write, buffer.isatty
+    files = identity(_STDERR), identity(target)
 
     def redirected(data: Any) -> int:
-        if identity(_STDERR) != pipe:
-            # The test has put something of its own there, to catch what is written.
+        if (identity(_STDERR), identity(target)) != files:
+            # The test has put something of its own there, to catch what is written; or it has closed descriptors.
             return int(write(data))
         _write(target, data)
         return len(data)
 
     buffer.write = redirected
-    buffer.isatty = lambda: os.isatty(target) if identity(_STDERR) == pipe else isatty()
+    buffer.isatty = lambda: os.isatty(target) if (identity(_STDERR), identity(target)) == files else isatty()
 
 
 def _write(fd: int, data: bytes) -> None:

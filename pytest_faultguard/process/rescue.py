@@ -10,7 +10,6 @@ import faulthandler
 import os
 import reprlib
 import selectors
-import signal
 import sys
 import time
 from typing import Any
@@ -19,14 +18,15 @@ from pytest_faultguard.crash import Rescued
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import journal
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Told
 from pytest_faultguard.process.launch import Child
-from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.signals import Signals
+from pytest_faultguard.process.supervise import kill_group
 
 #: For all values of one child together, and for one of them.
 RESCUE_BOUND: Seconds = 10.0
@@ -56,7 +56,7 @@ def rescue(journal_fd: int) -> tuple[tuple[Rescued, ...], tuple[str, ...]]:
             break
         try:
             told += _tell(records[:wanted], len(told), until)
-        except LaunchError as error:
+        except (LaunchError, OSError) as error:
             gaps.append(f"faultguard_data: {error}")
             break
     if len(records) > wanted:
@@ -109,9 +109,12 @@ def _listen(child: Child, reading: int, noted: Signals, until: Seconds) -> tuple
             pass  # It has scribbled over its own memory: what came before counts.
         finally:
             noted.block()
-            os.killpg(child.pid, signal.SIGKILL)
-            _, status = os.waitpid(child.pid, 0)
+            kill_group(child.pid)
             os.close(child.pidfd)
+            try:
+                _, status = os.waitpid(child.pid, 0)
+            except ChildProcessError:
+                status = 0  # Somebody else has taken it.
     if hung:
         return messages, "its loading or repr hangs"
     if os.WIFSIGNALED(status):

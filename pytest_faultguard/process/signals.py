@@ -19,6 +19,7 @@ from typing import Any
 from typing import TypeAlias
 from typing import final
 
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import proc
 
 if TYPE_CHECKING:
@@ -80,7 +81,13 @@ class Disposition:
 
 def block_all() -> Mask:
     """Block every signal in this thread; return the former mask."""
-    mask: Mask = _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    mask: Mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        _signal.pthread_sigmask(signal.SIG_BLOCK, _ALL)
+    except BaseException:
+        # It runs the handlers of signals that came before, and they may raise, when it has changed the mask.
+        set_mask(mask)
+        raise
     return mask
 
 
@@ -100,10 +107,9 @@ class Signals:
     as it would without us.
     """
 
-    #: Becomes readable when a signal was noted, or :meth:`wake` was called.
-    fd: int
-
     def __init__(self) -> None:
+        #: Becomes readable when a signal was noted, or :meth:`wake` was called.
+        self.fd = -1
         self._former: dict[int, Disposition] = {}
         self._noted: list[int] = []
         self._kept: list[int] = []
@@ -114,7 +120,11 @@ class Signals:
     def __enter__(self) -> Self:
         self._mask = block_all()
         try:
-            self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            except OSError as error:
+                msg = f"no descriptor for a child: {error}"
+                raise LaunchError(msg) from error
             if threading.current_thread() is threading.main_thread():
                 for number in _WATCHED:
                     former = Disposition(number)
@@ -122,6 +132,9 @@ class Signals:
                         self._former[number] = former
                         _signal.signal(number, self._note)
         except BaseException:
+            self._restore()
+            if self.fd >= 0:
+                os.close(self.fd)
             set_mask(self._mask)
             raise
         return self

@@ -335,9 +335,8 @@ class Watch:
 
     def _on_deadline(self) -> None:
         self._read_channel()
-        if self._finished or self._dump:
+        if self._finished or self._dump or self._timeout is None:
             return
-        assert self._timeout is not None
         self._overdue = Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name)
         self._note_end()
         self._timers.pop(self._on_dump_due, None)
@@ -368,7 +367,7 @@ class Watch:
             self._overdue = Overdue(timeout=self._overdue.timeout, stopped_by=signal.SIGKILL.name)
         # Named now: when the child is buried, they may be gone.
         self._leaked = _told(_others(self._child.pid))
-        _kill_group(self._child.pid)
+        kill_group(self._child.pid)
         self._timers = {self._on_gone_bound: time.monotonic() + GONE_BOUND}
 
     def _on_gone_bound(self) -> None:
@@ -432,7 +431,7 @@ class Watch:
         try:
             if not self._dead:
                 # Something was raised between birth and death: nothing may outlive it.
-                _kill_group(pid)
+                kill_group(pid)
             if self._lost and proc.state(pid) not in {"Z", "X", ""}:
                 return None
             try:
@@ -453,6 +452,8 @@ class Watch:
         if self._lost:
             return Lost(reason=self._lost)
         if status is None:
+            if self._finished and not self._dump:
+                return None
             return Signaled(signal=dumped) if dumped else Lost(reason="its wait status was taken by somebody else")
         if os.WIFSIGNALED(status):
             if dumped and os.WTERMSIG(status) != dumped:
@@ -485,7 +486,7 @@ def _read(fd: int) -> bytes | None:
         parts.append(data)
 
 
-def _kill_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
     """SIGKILL to the group of a child that was not yet reaped, so that its number cannot be another's."""
     _signal_group(pid, signal.SIGKILL)
     try:

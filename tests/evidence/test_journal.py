@@ -1276,3 +1276,21 @@ def test_without_numpy_a_large_value_has_its_crc(data: Journal, monkeypatch: pyt
 
     assert [record.summed for record in found.records] == [False, False]
     assert found.gaps == ()
+
+
+def test_a_file_of_somebody_elses_under_the_journals_number_is_left_alone(tmp_path: Path) -> None:
+    """The test has closed descriptors, and opened a file since."""
+    journal = limited(1 << 20)
+    journal["small"] = 1
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    kept = os.dup(journal.fileno())
+    os.dup2(file, journal.fileno())
+    os.close(file)
+
+    with pytest.raises(MemoryError, match=r"cannot save faultguard_data\['large'\]: the test closed the journal's"):
+        journal["large"] = bytes(LARGE)
+
+    assert (tmp_path / "file").stat().st_size == 0
+    assert contents(read(kept)) == {"small": 1}
+    journal.close()
+    os.close(kept)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import pytest
 
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import proc
 from pytest_faultguard.process import signals
 from pytest_faultguard.process.launch import Child
-from pytest_faultguard.process.launch import LaunchError
 from pytest_faultguard.process.launch import can_fork
 from pytest_faultguard.process.launch import fork_child as fork_blocked
 

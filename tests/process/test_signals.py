@@ -178,3 +178,28 @@ def test_a_status_signal_that_is_taken_stays_so() -> None:
         Status(signal.SIGUSR1, sys.exit)
 
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+
+
+def test_a_handler_that_raises_while_signals_are_being_blocked_leaves_none_blocked() -> None:
+    """The former mask would be lost."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    former = signal.signal(signal.SIGALRM, ring)
+    raised = 0
+    try:
+        while raised < 50:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5)
+                while True:
+                    signals.set_mask(signals.block_all())
+            except Alarm:
+                raised += 1
+                assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
