@@ -510,6 +510,29 @@ def test_files_that_a_plugin_of_coverage_measures(
     assert max(plain["shop.template"]["executed_lines"]) > 120
 
 
+def test_a_session_in_a_guarded_test_hands_on_what_its_children_ran(
+    project: Path, measure: Measure, pytester: pytest.Pytester
+) -> None:
+    """Two processes away from the one that is measured."""
+    pytester.makeconftest("pytest_plugins = ['pytester']")
+    pytester.makepyfile(
+        test_shop=f"""
+        def test_outer(pytester):
+            pytester.makepyfile(
+                "import sys; sys.path.insert(0, {str(project)!r})\\n"
+                "import shop\\n"
+                "def test_inner(): assert shop.price(1, True) == 9\\n"
+            )
+            options = ["-p", "no:cacheprovider", "-p", "faultguard", "--faultguard"]
+            pytester.runpytest_inprocess(*options).assert_outcomes(passed=1)
+        """
+    )
+    plain = measure("test_shop.py", "--no-faultguard")
+
+    assert measure("test_shop.py", "--faultguard") == plain
+    assert set(range(2, 4)) <= set(plain["shop.py"]["executed_lines"])
+
+
 def test_fail_under_knows_the_total(project: Path, run_pytest: RunPytest, xdist_args: tuple[str, ...]) -> None:
     for least, status in (79, 0), (81, 1):
         result = run_pytest(

@@ -346,3 +346,32 @@ def test_without_the_plugin_its_mark_says_nothing(side_by_side: SideBySide, pyte
     session = side_by_side.session("--faultguard")
 
     assert session.counts["passed"] == 1
+
+
+def test_func_only_that_passes_while_pytest_is_busy(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
+    """The call has ended in time; that somebody's hook is slow does not make it late."""
+    pytester.makeconftest("import time\ndef pytest_warning_recorded(): time.sleep(0.8)\n")
+    (pytester.path / "test_it.py").write_text(
+        HEAD
+        + """
+import warnings
+
+@pytest.fixture
+def slow_end():
+    yield
+    time.sleep(1.2)
+
+@pytest.mark.faultguard
+@pytest.mark.timeout(0.5, func_only=True)
+def test_warns(slow_end):
+    warnings.warn("keeps pytest busy")
+
+def test_after():
+    pass
+"""
+    )
+
+    session = side_by_side.session(plugin="timeout")
+
+    assert session.counts["passed"] == 2
+    assert "INTERNALERROR" not in "".join(session.text)
