@@ -623,9 +623,9 @@ def _prepare(config: pytest.Config) -> None:
             pass
     if _outermost_key not in config.stash:
         config.stash[_outermost_key] = _Outermost()
+        for kind in _REPORTED_KINDS:
+            issubclass(kind, os.PathLike)
     config.stash[_outermost_key].stand_by(config.pluginmanager)
-    for kind in _REPORTED_KINDS:
-        issubclass(kind, os.PathLike)
     # What is still in a buffer would be written twice.
     if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
         config.get_terminal_writer().flush()
@@ -814,16 +814,20 @@ class _Outermost:
         #: Set in a child.
         self.reporter: _Reporter | None = None
         self._silence = _Silence(self)
+        self._is_last = False
 
     def stand_by(self, manager: pytest.PytestPluginManager) -> None:
         """In the parent, before each fork: be the last one."""
-        _, last = manager.list_name_plugin()[-1]
-        if last is self:
+        if self._is_last:
             return
         for plugin in (self._silence, self):
             if manager.is_registered(plugin):
                 manager.unregister(plugin)
             manager.register(plugin)
+        self._is_last = True
+
+    def pytest_plugin_registered(self) -> None:
+        self._is_last = False
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
