@@ -318,7 +318,7 @@ def test_at_exit(story, request):
     import threading
     threading._register_atexit(lambda: None)
     from pytest_faultguard.process import child
-    child._flush = lib.abort_
+    child.flush_streams = lib.abort_
 
 @pytest.mark.faultguard(timeout=0.3)
 def test_hang(story): time.sleep(60)
