@@ -16,7 +16,7 @@ from typing import final
 
 import pytest
 
-from pytest_faultguard.process.channel import identity
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.relay import Relay
 

@@ -168,7 +168,6 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
     if known is not None:
         crash, sections, properties = known
         report.sections[:0] = sections
-        # What a hook puts into every report is in the child's earlier ones as well.
         report.user_properties = [*properties, *report.user_properties]
         reporting.dress(report, crash)
     return report
@@ -294,8 +293,7 @@ class _GuardedItem:
             __tracebackhide__ = True
             raise error.with_traceback(None) from None
 
-        self.last = self._log(_called(fail, "setup"))
-        self._close(None)
+        self._fail_setup(_called(fail, "setup"))
 
     def _end_other_values(self, session: Session) -> bool:
         """End what this process has set up for another parameter: pytest would before the item has its own value.
@@ -314,9 +312,12 @@ class _GuardedItem:
         call = _called(finish, "setup")
         if call.excinfo is None:
             return True
+        self._fail_setup(call)
+        return False
+
+    def _fail_setup(self, call: pytest.CallInfo[None]) -> None:
         self.last = self._log(call)
         self._close(None)
-        return False
 
     # What the child says.
 

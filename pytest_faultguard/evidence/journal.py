@@ -56,6 +56,7 @@ from typing import Final
 from typing import NoReturn
 from typing import Protocol
 
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.outcome import JournalError
 
 #: How much live data one journal holds unless told otherwise.
@@ -245,7 +246,7 @@ class Journal(MutableMapping[Hashable, Any]):
     def __init__(self, fd: int, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         """Take over ``fd``, an empty journal made by :meth:`create` with the same limit."""
         self._fd = fd
-        self._file = _identity(fd)
+        self._file = identity(fd)
         self._limit = limit_bytes
         self._pid = 0
         self._mark: _Mark = _UNMARKED
@@ -593,7 +594,7 @@ class Journal(MutableMapping[Hashable, Any]):
         """Have the memory before it is written; MemoryError, where a store would be SIGBUS."""
         if not hasattr(os, "posix_fallocate"):
             return  # macOS, where nothing is guarded.
-        if _identity(self._fd) != self._file:
+        if identity(self._fd) != self._file:
             # Under its number there may be a file of the test's by now.
             raise MemoryError(f"cannot save faultguard_data[{_shown(key)}]: the test closed the journal's descriptor")
         try:
@@ -863,15 +864,6 @@ def _file_bytes(limit_bytes: int) -> int:
     """Room for old and new value at once, for rounding by an eighth, and for fragments."""
     arena = 2 * limit_bytes + limit_bytes // 2 + _ARENA_SLACK
     return _ARENA + (arena + _PAGE - 1) // _PAGE * _PAGE
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    """Which file is behind a descriptor; None where none is."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _permitted(limit_bytes: int) -> int:

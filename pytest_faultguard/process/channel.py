@@ -22,6 +22,7 @@ from typing import TypeAlias
 from typing import final
 
 from pytest_faultguard.crash import Frame
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.process import signals
 
@@ -246,15 +247,6 @@ class Receiver:
                 msg = "a message was damaged"
                 raise ChannelError(msg)
             yield _message(body)
-
-
-def identity(fd: int) -> tuple[int, int] | None:
-    """Which file is behind a descriptor; None where none is."""
-    try:
-        status = os.fstat(fd)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _encode(message: Message) -> bytes:

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 from typing import final
 
-from pytest_faultguard.process.channel import identity
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.process.child import moved_up
 
 _STDERR = 2
