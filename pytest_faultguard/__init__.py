@@ -21,6 +21,7 @@ from pytest_faultguard.crash import from_json
 from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import HangError
+from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import LostResultsWarning
 from pytest_faultguard.process.child import is_guarded
 
@@ -35,6 +36,7 @@ __all__ = [
     "FaultguardError",
     "Frame",
     "HangError",
+    "LeakedProcessesWarning",
     "Lost",
     "LostResultsWarning",
     "Overdue",

@@ -16,10 +16,11 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import child as child_side
+from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
-from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
@@ -77,6 +78,9 @@ class Guard:
     #: Where the child's descriptor 2 is not captured.
     relay: Relay | None = None
     _watch: Watch | None = field(default=None, init=False)
+    #: What a child that lives on is connected by.
+    _pipes: _Pipes | None = field(default=None, init=False)
+    _orders: Sender | None = field(default=None, init=False)
 
     def run(self, target: Callable[[child_side.Line], object]) -> Remains:
         """Fork a child that runs ``target``, and watch it to its ending.
@@ -89,37 +93,97 @@ class Guard:
         """
         # On the way in the signals come first, and on the way out last: in between none can interrupt.
         with Signals() as signals, _Pipes() as pipes:
-            wiring = child_side.Wiring(*pipes.writing)
-            line = child_side.Line(Sender(wiring.channel_fd), wiring.stacks_fd)
-
-            def main() -> None:
-                pipes.close_reading()
-                child_side.run(target, wiring, line)
-
-            child = fork_child(main, restore=signals.restore)
-            self._watch = self._watch_for(child, pipes, signals)
+            watch = self._fork(target, pipes, signals)
             try:
-                watched = self._watch.run()
+                watched = watch.run(signals)
             finally:
                 self._watch = None
+        assert watched is not None
         return _remains(watched)
 
-    def _watch_for(self, child: Child, pipes: _Pipes, signals: Signals) -> Watch:
-        pipes.close_writing()
-        channel_fd, dump_fd, stacks_fd = pipes.reading
-        watch = Watch(
+    # A child that lives on.
+
+    def start(self, target: Callable[[child_side.Line], object]) -> None:
+        """Fork a child that runs ``target``, which is to carry out orders until it is told to leave.
+
+        Raises:
+            LaunchError: the child could not be started.
+        """
+        with Signals() as signals:
+            pipes = _Pipes(for_orders=True).__enter__()
+            try:
+                self._fork(target, pipes, signals)
+            except BaseException:
+                pipes.__exit__()
+                raise
+            self._pipes, self._orders = pipes, Sender(pipes.ours[3])
+
+    def has_ended(self) -> bool:
+        """Whether the child has crashed or left while it waited for an order."""
+        return self._watch is None or self._watch.has_ended()
+
+    def give(self, order: Order, limits: Limits) -> Remains | None:
+        """Have the child carry out an order; None where it waits for the next one, else it has ended.
+
+        Raises as :meth:`run`.
+        """
+        watch, pipes, orders = self._watch, self._pipes, self._orders
+        assert watch is not None
+        assert pipes is not None
+        assert orders is not None
+        self.limits = limits
+        stays = False
+        try:
+            with Signals() as signals:
+                watch.begin()
+                self._start_clocks(watch)
+                try:
+                    orders.send(order)
+                except (BrokenPipeError, ChannelError):
+                    # It has ended, as its pidfd will tell; or somebody has closed a descriptor of ours, or of its own.
+                    watch.expect_end()
+                watched = watch.run(signals)
+                stays = watched is None
+        finally:
+            if not stays:
+                self._watch = self._pipes = None
+                pipes.__exit__()
+        return None if watched is None else _remains(watched)
+
+    def forget(self) -> None:
+        """In another child: this one is the parent's."""
+        if self._pipes is not None:
+            self._pipes.__exit__()
+        if self._watch is not None:
+            self._watch.forget()
+        self._watch = self._pipes = None
+
+    def _fork(self, target: Callable[[child_side.Line], object], pipes: _Pipes, signals: Signals) -> Watch:
+        wiring = child_side.Wiring(*pipes.theirs)
+        line = child_side.Line(Sender(wiring.channel_fd), wiring.stacks_fd, wiring.orders_fd)
+
+        def main() -> None:
+            pipes.close_ours()
+            child_side.run(target, wiring, line)
+
+        child = fork_child(main, restore=signals.restore)
+        pipes.close_theirs()
+        channel_fd, dump_fd, stacks_fd = pipes.ours[:3]
+        self._watch = watch = Watch(
             child,
             receiver=Receiver(channel_fd),
             fds=(channel_fd, dump_fd, stacks_fd),
-            signals=signals,
             on_message=self.on_message,
             on_snapshot=self.on_snapshot,
             relay=self.relay,
         )
+        self._start_clocks(watch)
+        return watch
+
+    def _start_clocks(self, watch: Watch) -> None:
         limits = self.limits
         timeout = None if limits.clock_waits else limits.timeout
         watch.limit(timeout=timeout, grace=limits.grace, dump_every=limits.dump_every)
-        return watch
 
     def start_clock(self) -> None:
         """From a message on: the timeout counts from now."""
@@ -142,26 +206,33 @@ class Guard:
 
 @final
 class _Pipes:
-    """What connects a child with its guard: one pipe for messages, one for the dump, one for stacks."""
+    """What connects a child with its guard: pipes for messages, for the dump, for stacks and maybe for orders."""
 
-    def __init__(self) -> None:
-        self.reading: list[int] = []
-        self.writing: list[int] = []
+    def __init__(self, *, for_orders: bool = False) -> None:
+        #: The guard's ends, and the child's.
+        self.ours: list[int] = []
+        self.theirs: list[int] = []
+        self._for_orders = for_orders
 
     def __enter__(self) -> Self:
         low: list[int] = []
         try:
             for _ in range(3):
                 reading, writing = os.pipe2(os.O_CLOEXEC)
-                self.reading.append(reading)
-                self.writing.append(writing)
+                self.ours.append(reading)
+                self.theirs.append(writing)
+                os.set_blocking(reading, False)
+            if self._for_orders:
+                reading, writing = os.pipe2(os.O_CLOEXEC)
+                self.ours.append(writing)
+                self.theirs.append(reading)
                 os.set_blocking(reading, False)
             # Here, and not in the child: whatever a child does first costs twice.
-            low, self.writing = self.writing, []
+            low, self.theirs = self.theirs, []
             while low:
-                self.writing.append(child_side.moved_up(low.pop(0)))
+                self.theirs.append(child_side.moved_up(low.pop(0)))
         except BaseException as error:
-            self.writing += low
+            self.theirs += low
             self.__exit__()
             if isinstance(error, OSError):
                 msg = f"no descriptor for a child: {error}"
@@ -170,18 +241,18 @@ class _Pipes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close_reading()
-        self.close_writing()
+        self.close_ours()
+        self.close_theirs()
 
-    def close_reading(self) -> None:
+    def close_ours(self) -> None:
         """In the child: these ends are the guard's."""
-        while self.reading:
-            os.close(self.reading.pop())
+        while self.ours:
+            os.close(self.ours.pop())
 
-    def close_writing(self) -> None:
+    def close_theirs(self) -> None:
         """In the guard: these ends are the child's."""
-        while self.writing:
-            os.close(self.writing.pop())
+        while self.theirs:
+            os.close(self.theirs.pop())
 
 
 def _remains(watched: Watched) -> Remains:

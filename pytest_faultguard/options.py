@@ -21,6 +21,7 @@ import pytest
 
 from pytest_faultguard.alarms import alarm_of
 from pytest_faultguard.aliases import ALIASES
+from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.guard import DEFAULT_GRACE
 from pytest_faultguard.guard import Limits
@@ -62,6 +63,25 @@ def _size(value: object) -> int:
     return value
 
 
+def _scope(value: object) -> str:
+    if value not in SCOPES:
+        msg = f"one of {', '.join(SCOPES)}"
+        raise _WrongError(msg)
+    return str(value)
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one test is guarded."""
+
+    limits: Limits
+    #: One of :data:`SCOPES`: which tests the child runs.
+    scope: str
+    #: How long the end of a child may take that has run several tests.
+    end_timeout: Seconds
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Argument:
@@ -71,6 +91,8 @@ class Argument:
     metavar: str
     help: str
     default: object
+    #: That of a test which only ``--faultguard`` guards, where it is another one.
+    default_of_unmarked: object = None
     #: The value as the guard takes it.
     #:
     #: Raises: _WrongError.
@@ -89,7 +111,18 @@ class Argument:
         return f"faultguard_{self.name}"
 
 
+SCOPES = ("function", "class", "module", "package", "session")
+
 ARGUMENTS: tuple[Argument, ...] = (
+    Argument(
+        name="scope",
+        metavar="SCOPE",
+        help=f"which guarded tests share a child: those of one {', '.join(SCOPES[1:])}; or each has its own: {SCOPES[0]}",
+        default=SCOPES[0],
+        default_of_unmarked=SCOPES[-1],
+        parse=_scope,
+        read=str,
+    ),
     Argument(
         name="timeout",
         metavar="SECONDS",
@@ -102,6 +135,13 @@ ARGUMENTS: tuple[Argument, ...] = (
         metavar="SECONDS",
         help="between SIGTERM and SIGKILL, and for the teardown after Ctrl-C",
         default=DEFAULT_GRACE,
+        parse=_seconds,
+    ),
+    Argument(
+        name="end_timeout",
+        metavar="SECONDS",
+        help="stop a child of several tests whose end takes longer than this: the teardown of wide fixtures; 0 for no limit",
+        default=60.0,
         parse=_seconds,
     ),
     Argument(
@@ -207,8 +247,8 @@ def marks_help(config: pytest.Config) -> Iterator[str]:
         yield f"{name}: the mark of {ALIASES[name].plugin}, as {MARKER} ({ALIASES_INI})"
 
 
-def limits_for(item: pytest.Item) -> Limits | None:
-    """The limits of an item's child; None where it is not guarded.
+def settings_for(item: pytest.Item) -> Settings | None:
+    """How an item is guarded; None where it is not.
 
     Raises:
         pytest.UsageError: names the test, the marker's argument and the value.
@@ -223,15 +263,16 @@ def limits_for(item: pytest.Item) -> Limits | None:
     given = list(_given(item, marks))
     if not given and not every:
         return None
-    values = {argument.name: _value(argument, given, config) for argument in ARGUMENTS}
+    values = {argument.name: _value(argument, given, config, is_marked=bool(given)) for argument in ARGUMENTS}
     timeout, in_call = _deadline(item, given)
-    return Limits(
+    limits = Limits(
         timeout=timeout or None,
         clock_waits=in_call,
         grace=values["grace"],
         dump_every=values["dump_every"] or None,
         data_bytes=values["data_limit"],
     )
+    return Settings(limits=limits, scope=values["scope"], end_timeout=values["end_timeout"])
 
 
 def data_limit_for(item: pytest.Item) -> int:
@@ -286,13 +327,15 @@ def _translated(mark: pytest.Mark) -> dict[str, Any]:
     return {name: _BY_NAME[name].read(value) if isinstance(value, str) else value for name, value in same.items()}
 
 
-def _value(argument: Argument, marks: Sequence[Mapping[str, Any]], config: pytest.Config) -> Any:
+def _value(
+    argument: Argument, marks: Sequence[Mapping[str, Any]], config: pytest.Config, *, is_marked: bool = True
+) -> Any:
     # The closest mark that gives the argument decides: a class may set one, its method another.
     for kwargs in marks:
         given = kwargs.get(argument.name)
         if given is not None:
             return argument.parse(given)
-    return _configured(argument, config)
+    return _configured(argument, config, is_marked=is_marked)
 
 
 def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:
@@ -310,12 +353,13 @@ def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[fl
     return _value(argument, marks, config), False
 
 
-def _configured(argument: Argument, config: pytest.Config) -> Any:
+def _configured(argument: Argument, config: pytest.Config, *, is_marked: bool = True) -> Any:
     given, source = config.getoption(argument.ini, default=None), argument.flag
     if given is None:
         given, source = config.getini(argument.ini), argument.ini
     if given is None or given == "":
-        return argument.parse(argument.default)
+        of_unmarked = None if is_marked else argument.default_of_unmarked
+        return argument.parse(argument.default if of_unmarked is None else of_unmarked)
     try:
         return argument.parse(argument.read(given))
     except _WrongError as wrong:
@@ -351,12 +395,22 @@ def _check_value(where: str, name: str, value: object) -> None:
         raise pytest.UsageError(msg) from None
 
 
+def _shown(argument: Argument) -> str:
+    """The default in words."""
+    default = argument.default
+    if isinstance(default, float):
+        return f"{default:g}"
+    told = "1GiB" if default == DEFAULT_LIMIT_BYTES else str(default)
+    other = argument.default_of_unmarked
+    return told if other is None else f"{told}; of a test that only ``--faultguard`` guards, {other}"
+
+
 def reference() -> str:
     """The table of all settings as reStructuredText, for the documentation."""
     rows = [("Marker argument", "Command line", "Ini setting", "Default", "Meaning")]
     rows += [("", f"``{flag}``", "", "off", told) for flag, told in FLAGS.items()]
     for argument in ARGUMENTS:
-        default = "1GiB" if argument.default == DEFAULT_LIMIT_BYTES else f"{argument.default:g}"
+        default = _shown(argument)
         flag = f"``{argument.flag} {argument.metavar}``"
         rows.append((f"``{argument.name}=``", flag, f"``{argument.ini}``", default, argument.help))
     rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))

@@ -38,11 +38,15 @@ class LostResultsWarning(UserWarning):
     """A guarded test uses a plugin whose results do not leave the test's process."""
 
 
+class LeakedProcessesWarning(UserWarning):
+    """Tests that shared a child have left processes, which were ended with it."""
+
+
 def error_for(crash: Crash) -> CrashError:
     """The exception for this crash: :class:`HangError` past a deadline, else :class:`CrashError`."""
     kind = HangError if isinstance(crash.ending, Overdue) else CrashError
     return kind(crash)
 
 
-for _public in (FaultguardError, JournalError, CrashError, HangError, LostResultsWarning):
+for _public in (FaultguardError, JournalError, CrashError, HangError, LeakedProcessesWarning, LostResultsWarning):
     _public.__module__ = "pytest_faultguard"  # Tracebacks and reprs show the name that users import.

@@ -25,17 +25,19 @@ from pytest_faultguard.process.relay import Relay
 class Output:
     """What a child writes and what would die with it: files without a name that both sides can reach.
 
-    Under ``--capture=fd`` pytest's own files serve, for the child inherits them. With ``sys`` and ``no`` the text is in
-    the child's memory or on the terminal: there the child tees it, and a relay keeps what native code writes. Log records
-    are in its memory always.
+    Under ``--capture=fd`` pytest's own files serve, for the child inherits them; one that outlives a test has files of
+    its own in their place, because what is inherited shares its offset with the parent. With ``sys`` and ``no`` the text
+    is in the child's memory or on the terminal: there the child tees it, and a relay keeps what native code writes. Log
+    records are in its memory always.
     """
 
-    def __init__(self, item: pytest.Item) -> None:
-        self._item = item
-        manager = item.config.pluginmanager
+    def __init__(self, config: pytest.Config, *, lives_on: bool = False) -> None:
+        self._config = config
+        manager = config.pluginmanager
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
-        self._by_fd = self._capture is not None and item.config.getoption("capture") == "fd"
+        self._by_fd = self._capture is not None and config.getoption("capture") == "fd"
+        self._shares_files = self._by_fd and not lives_on
         #: In the child: whether pytest's files hold what a report has as well.
         self._kept = False
         #: None where descriptor 2 is captured, and where pytest was started without one: it may be any file now.
@@ -45,9 +47,9 @@ class Output:
         try:
             if not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
                 self.relay = Relay()
-            if self.relay is not None or _is_live(item.config):
+            if self.relay is not None or _is_live(config):
                 self.turns.begin()
-            names = [] if self._by_fd else ["stdout", "stderr"]
+            names = [] if self._shares_files else ["stdout", "stderr"]
             names += [] if self._logging is None else ["log"]
             for name in names:
                 self._files[name] = _File(name)
@@ -56,9 +58,9 @@ class Output:
             raise
         if self._logging is not None:
             # One for all children, made here: whatever a child does first costs twice.
-            if _log_key not in item.config.stash:
-                item.config.stash[_log_key] = _LogStream(self._logging)
-            self._log = item.config.stash[_log_key]
+            if _log_key not in config.stash:
+                config.stash[_log_key] = _LogStream(self._logging)
+            self._log = config.stash[_log_key]
             self._log.file = self._files["log"]
 
     def close(self) -> None:
@@ -73,20 +75,20 @@ class Output:
     def read(self) -> dict[str, str]:
         """The output of the phase that did not end; empty texts are left out. Empties pytest's files."""
         texts = {}
-        if self._by_fd:
+        if self._shares_files:
             texts["stdout"], texts["stderr"] = self._capture.read_global_capture()
         for name, file in self._files.items():
             texts[name] = file.read()
         return {name: text for name in ("log", "stdout", "stderr") if (text := texts.get(name, ""))}
 
-    def gaps(self) -> tuple[str, ...]:
+    def gaps(self, item: pytest.Item) -> tuple[str, ...]:
         """Output that nobody but the child had."""
-        names = {"capsys", "capfd", "capsysbinary", "capfdbinary"} & set(getattr(self._item, "fixturenames", ()))
+        names = {"capsys", "capfd", "capsysbinary", "capfdbinary"} & set(getattr(item, "fixturenames", ()))
         return tuple(f"output: what {name} had captured died with the child" for name in sorted(names))
 
     def pass_on(self, texts: dict[str, str]) -> None:
         """Write what a child that ended well had written after its last report: to where it goes without a guard."""
-        if self._item.config.getoption("capture", "no") in {"no", "tee-sys"}:
+        if self._config.getoption("capture", "no") in {"no", "tee-sys"}:
             return  # It is there already.
         for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
             if stream is not None and name in texts:
@@ -107,7 +109,12 @@ class Output:
         """In the child: begin to tee and to stream."""
         if self.relay is not None:
             self.relay.arm()
-        if not self._by_fd and self._capture is not None:
+        if self._by_fd and not self._shares_files:
+            self._capture.resume_global_capture()
+            for fd, name in ((1, "stdout"), (2, "stderr")):
+                _replace(identity(fd), self._files[name].fd)
+            self._capture.suspend_global_capture()
+        elif not self._by_fd and self._capture is not None:
             self._capture.resume_global_capture()
             for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
                 if stream is not None and not getattr(stream, "closed", False):
@@ -134,8 +141,11 @@ class Output:
         if self._kept:
             self._capture.read_global_capture()
             self._kept = False
-        for file in self._files.values():
-            file.forget()
+        if not self._by_fd or self._shares_files:
+            for file in self._files.values():
+                file.forget()
+        elif "log" in self._files:
+            self._files["log"].forget()
 
     def go_on(self) -> None:
         """In the child: the last report has left; a crash at exit has last words, too."""
@@ -202,6 +212,15 @@ def _is_live(config: pytest.Config) -> bool:
     if not config.pluginmanager.hasplugin("logging-plugin"):
         return False
     return config.getoption("log_cli_level", None) is not None or bool(config.getini("log_cli"))
+
+
+def _replace(file: object, fd: int) -> None:
+    """Wherever this process has that file open, have it this one instead."""
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = [int(entry.name) for entry in entries]
+    for number in numbers:
+        if file is not None and identity(number) == file:
+            os.dup2(fd, number, inheritable=os.get_inheritable(number))
 
 
 def _tee(stream: Any, file: _File) -> None:

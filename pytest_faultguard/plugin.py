@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
-    """Have the lines that ran in children counted, before anybody reports on them."""
-    with protocol.counting_lines(session.config):
+    """Have children ended that outlive a test, and the lines that ran in them counted, before anybody reports on them."""
+    with protocol.around_tests(session):
         return (yield)
 
 

@@ -34,6 +34,7 @@ The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import pdb  # noqa: T100 - to refuse it in a child.
 import re
@@ -46,6 +47,7 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from contextlib import ExitStack
 from contextlib import contextmanager
 from contextlib import nullcontext
 from typing import Any
@@ -79,33 +81,39 @@ from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
+from pytest_faultguard.options import Settings
 from pytest_faultguard.options import data_limit_for
 from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import LaunchError
+from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
+from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Kept
+from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
+from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Report
-from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Stopped
-from pytest_faultguard.process.channel import Told
+from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
+from pytest_faultguard.process.child import Orders
 from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.rescue import rescue
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.session import Session
-from pytest_faultguard.session import limits_key
 from pytest_faultguard.session import session_key
+from pytest_faultguard.session import settings_key
 from pytest_faultguard.session import to_terminal
 
 try:
@@ -133,12 +141,16 @@ _crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str
 
 def run_item(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] | None:
     """Run the protocol of one item in a child and log its reports here; None where it is not guarded."""
-    limits = item.stash.get(limits_key, None)
-    if limits is None:
+    inside = item.config.stash.get(_inside_key, None)
+    if inside is not None:
+        inside.run(item, nextitem)
+        return True
+    settings = item.stash.get(settings_key, None)
+    if settings is None:
         return None
-    if not _run_attempts(item, nextitem, limits):
+    if not _run_attempts(item, nextitem, settings):
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        _GuardedItem(item, nextitem, limits).run()
+        _GuardedItem(item, nextitem, settings).run()
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
@@ -154,12 +166,19 @@ def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
 
 
 @contextmanager
-def counting_lines(config: pytest.Config) -> Generator[None]:
-    """Around all tests: who measures this process has measured its children as well."""
+def around_tests(session: pytest.Session) -> Generator[None]:
+    """Around all tests: children that outlive a test end, and who measures this process has measured them as well."""
+    config = session.config
+    children = config.stash[_children_key] = _Children(session)
+    hurry = True
     try:
         yield
+        hurry = False
     finally:
-        config.stash[session_key].lines.count()
+        try:
+            children.end_all(hurry=hurry)
+        finally:
+            config.stash[session_key].lines.count()
 
 
 def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
@@ -191,16 +210,256 @@ def data_of(item: pytest.Item) -> Generator[Journal]:
         journal.close()
 
 
-# The parent's side.
+# The parent's side: the children.
 
 
-def _run_attempts(item: pytest.Item, nextitem: pytest.Item | None, limits: Limits) -> bool:
+class _Child:
+    """The parent's part in the life of one child, which runs one item or the items of a scope."""
+
+    def __init__(self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None) -> None:
+        self._config = config
+        #: Whose guarded items it runs; None for a child of one item.
+        self.node = node
+        self.journal = Journal.create(limits.data_bytes)
+        try:
+            self.output = Output(config, lives_on=node is not None)
+        except OSError as error:
+            self.journal.close()
+            msg = f"no descriptor for the output of a child: {error}"
+            raise LaunchError(msg) from error
+        self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
+        #: The item that it runs, or ran last.
+        self.item: _GuardedItem | None = None
+        #: The place of the item for which it has left fixtures standing.
+        self.awaited: int | None = None
+        #: Whether what it does now is the teardown of what several items have shared.
+        self.is_ending = False
+        #: Whether it is to run no other item.
+        self.is_unfit = False
+
+    def close(self) -> None:
+        """The child has ended, or belongs to another process than this."""
+        self.output.close()
+        self.journal.close()
+
+    def forget(self) -> None:
+        """In another child: this one is the parent's."""
+        self.guard.forget()
+        self.close()
+
+    def start(self, session: pytest.Session) -> None:
+        """Have it wait for orders."""
+        self.guard.start(lambda line: _live_in_child(session, line, self))
+
+    def run(self, item: _GuardedItem, place: int | None, nextplace: int | None) -> Remains | None:
+        """Run an item; what was left by the child where that was its end."""
+        self.item, attempt = item, item.attempt
+        if self.node is None:
+            with self._guarding(item):
+                return self.guard.run(lambda line: _run_in_child(item.item, line, self, attempt))
+        assert place is not None
+        self.awaited = nextplace
+        order = Run(item=place, nextitem=nextplace, failed=item.item.session.testsfailed, attempt=attempt)
+        return self._give(order, item, item.settings.limits)
+
+    def trim(self, place: int) -> Remains | None:
+        """Tear down what an item does not need, some that were not guarded having run since the last one."""
+        return self._end_what_was_shared(Trim(nextitem=place))
+
+    def end(self, *, hurry: bool = False) -> None:
+        """Tear down all that is left, and end."""
+        if self.item is None:
+            self.guard.give(Leave(), Limits(timeout=_ANSWER_BOUND))
+            self.close()
+            return
+        remains = self._end_what_was_shared(Leave(), hurry=hurry)
+        assert remains is not None
+        self.item.end(remains)
+
+    def _end_what_was_shared(self, order: Order, *, hurry: bool = False) -> Remains | None:
+        item = self.item
+        assert item is not None
+        limits = item.settings.limits
+        timeout = limits.grace if hurry else item.settings.end_timeout
+        item.phase_started_at = time.monotonic()
+        self.is_ending = not self.guard.has_ended()
+        remains = self._give(order, item, Limits(timeout=timeout or None, grace=limits.grace, dump_every=limits.dump_every))
+        self.is_ending = remains is not None and self.is_ending
+        return remains
+
+    def _give(self, order: Order, item: _GuardedItem, limits: Limits) -> Remains | None:
+        with self._guarding(item):
+            return self.guard.give(order, limits)
+
+    @contextmanager
+    def _guarding(self, item: _GuardedItem) -> Generator[None]:
+        session = self._config.stash[session_key]
+        session.guarding = item.item.nodeid, self.guard
+        try:
+            yield
+        except BaseException:
+            self._config.stash[_children_key].remove(self)
+            self.close()
+            raise
+        finally:
+            session.guarding = None
+
+    def _take(self, message: Message) -> None:
+        if self.item is not None:
+            self.item.take(message)
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        if self.item is not None:
+            self.item.take_snapshot(snapshot)
+
+
+class _Children:
+    """The children of a session that outlive a test: one for each node of a scope, and size of a journal."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
+        self._living: dict[tuple[pytest.Collector, int], _Child] = {}
+        self._refused: FaultguardError | None = None
+        self._places: dict[pytest.Item, int] = {}
+        session.config.stash[_outermost_key] = _Outermost(session.config.pluginmanager)
+
+    def place_of(self, item: pytest.Item | None) -> int | None:
+        """An item's place among those of the session; None for one that is none of them."""
+        if item is None:
+            return None
+        if not self._places:
+            self._places = {one: place for place, one in enumerate(self._session.items)}
+        return self._places.get(item)
+
+    def prepare(self, item: pytest.Item) -> None:
+        """Before an item's protocol: have the child that it shares with others.
+
+        Not within the protocol, where hooks have begun what must not be there for the next item.
+        """
+        key = self._key(item)
+        if key is None:
+            return
+        self._refused = None
+        child, place = self._living.get(key), self.place_of(item)
+        if child is not None and child.guard.has_ended():
+            self._end(child)
+        elif child is not None and child.awaited != place:
+            assert place is not None
+            remains = child.trim(place)
+            if remains is not None:
+                self.remove(child)
+                assert child.item is not None
+                child.item.end(remains)
+        if key not in self._living:
+            _prepare(item.config)
+            item.config.stash[session_key].lines.expect()
+            try:
+                child = _Child(item.config, _limits_of(item), key[0])
+                self._living[key] = child
+                child.start(self._session)
+            except (JournalError, LaunchError) as error:
+                self._refused = error
+                if child is not None and self._living.pop(key, None) is not None:
+                    child.close()
+
+    def child_for(self, item: pytest.Item) -> _Child:
+        """The child that is to run an item.
+
+        Raises:
+            JournalError, LaunchError: there is none to be had.
+        """
+        if self._refused is not None:
+            raise self._refused
+        key = self._key(item)
+        if key is not None and key in self._living:
+            return self._living[key]
+        return _Child(item.config, _limits_of(item))
+
+    def end_unneeded(self, nextitem: pytest.Item | None) -> None:
+        """After an item: end the children whose scope has ended."""
+        if not self._living:
+            return
+        stops = self._session.shouldfail or self._session.shouldstop
+        needed = [] if nextitem is None or stops else nextitem.listchain()
+        for child in [one for one in self._living.values() if one.node not in needed or one.is_unfit]:
+            self._end(child)
+
+    def end_all(self, *, hurry: bool = False) -> None:
+        """At the end of the session: end every child, also where one of them raises."""
+        with ExitStack() as stack:
+            for child in self._living.values():
+                stack.callback(self._end, child, hurry=hurry)
+            self._living = {}
+
+    def remove(self, child: _Child) -> None:
+        """It has ended."""
+        self._living = {key: one for key, one in self._living.items() if one is not child}
+
+    def forget(self, own: _Child) -> None:
+        """In a child: the others are the parent's."""
+        for child in self._living.values():
+            if child is not own:
+                child.forget()
+        self._living = {}
+
+    def _end(self, child: _Child, *, hurry: bool = False) -> None:
+        self.remove(child)
+        child.end(hurry=hurry)
+
+    def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int] | None:
+        settings = item.stash.get(settings_key, None)
+        if settings is None or self.place_of(item) is None:
+            return None
+        node = _scope_node(item, settings.scope)
+        return None if node is None else (node, settings.limits.data_bytes)
+
+
+def _limits_of(item: pytest.Item) -> Limits:
+    settings = item.stash[settings_key]
+    assert settings is not None
+    return settings.limits
+
+
+def _scope_node(item: pytest.Item, scope: str) -> pytest.Collector | None:
+    """The node whose items share a child; None for a child of the item's own. As for fixtures of that scope."""
+    match scope:
+        case "session":
+            return item.session
+        case "package":
+            return item.getparent(pytest.Package) or item.session
+        case "module":
+            return next((one for one in reversed(item.listchain()) if isinstance(one, pytest.File)), None)
+        case "class":
+            return item.getparent(pytest.Class)
+        case _:
+            return None
+
+
+@contextmanager
+def _reporting_late(item: pytest.Item) -> Generator[None]:
+    """Around reports of an item that is no longer the one that runs: a worker of pytest-xdist numbers them by that."""
+    plugins = item.config.pluginmanager.get_plugins() if hasattr(item.config, "workerinput") else ()
+    worker = next((cast("Any", one) for one in plugins if hasattr(one, "item_index") and hasattr(one, "sendevent")), None)
+    if worker is None:
+        yield
+        return
+    now, worker.item_index = worker.item_index, item.config.stash[_children_key].place_of(item)
+    try:
+        yield
+    finally:
+        worker.item_index = now
+
+
+# The parent's side: one item.
+
+
+def _run_attempts(item: pytest.Item, nextitem: pytest.Item | None, settings: Settings) -> bool:
     """Have pytest-rerunfailures run the item, each attempt in a child; False where it leaves that to us."""
     attempts: list[_GuardedItem] = []
 
     def attempt(may_be_followed: bool) -> list[pytest.TestReport]:  # noqa: FBT001 - the one thing that it is told.
         reports: list[pytest.TestReport] = []
-        attempts[:] = [_GuardedItem(item, nextitem, limits, reports.append, may_be_followed=may_be_followed)]
+        attempts[:] = [_GuardedItem(item, nextitem, settings, reports.append, may_be_followed=may_be_followed)]
         attempts[0].run()
         return reports
 
@@ -217,22 +476,21 @@ def _run_attempts(item: pytest.Item, nextitem: pytest.Item | None, limits: Limit
 class _GuardedItem:
     """The parent's part in the run of one item."""
 
-    #: While the child lives.
-    output: Output
-    guard: Guard
+    #: Which runs it, or ran it last.
+    child: _Child
 
     def __init__(
         self,
         item: pytest.Item,
         nextitem: pytest.Item | None,
-        limits: Limits,
+        settings: Settings,
         collect: Callable[[pytest.TestReport], object] | None = None,
         *,
         may_be_followed: bool = False,
     ) -> None:
         self.item = item
         self.nextitem = nextitem
-        self.limits = limits
+        self.settings = settings
         #: Gets the reports instead of pytest's hook.
         self.collect = collect
         self.may_be_followed = may_be_followed
@@ -241,7 +499,9 @@ class _GuardedItem:
         self.held: pytest.TestReport | None = None
         self.expected: Expected | None = None
         self.stopped: Stopped | None = None
-        self.finished: Finished | None = None
+        self.finished: Finished | Idle | None = None
+        #: Whether what goes on now is no phase of this item, but the teardown of what it shared with others.
+        self.is_late = False
         self.broken = ""
         self.snapshots: list[Snapshot] = []
         self.slow: list[tuple[str, str]] = []
@@ -253,38 +513,54 @@ class _GuardedItem:
         reruns.begin(item)
         if not self._end_other_values(session):
             return
-        _prepare(item.config)
-        session.lines.expect()
+        children = item.config.stash[_children_key]
         try:
-            crash, leaked = self._run_child(session)
+            child = self.child = children.child_for(item)
+            remains = child.run(self, children.place_of(item), children.place_of(self._following(child)))
         except (JournalError, LaunchError) as error:
             self._refuse(error)
-        else:
-            self._conclude(crash, leaked)
-
-    def _run_child(self, session: Session) -> tuple[Crash | None, tuple[str, ...]]:
-        item, is_attempt = self.item, self.collect is not None
-        journal = Journal.create(self.limits.data_bytes)
-        try:
-            output = self.output = Output(item)
-        except OSError as error:
-            journal.close()
-            msg = f"no descriptor for the output of a child: {error}"
-            raise LaunchError(msg) from error
-        guard = self.guard = Guard(self.limits, self._take, self._take_snapshot, output.relay)
-        session.guarding = item.nodeid, guard
-        try:
-            remains = guard.run(lambda line: _run_in_child(item, session, line, journal, output, is_attempt=is_attempt))
-            self._raise_if_stopped()
-            return self._crash(remains, journal, output), remains.leaked
+            return
         except KeyboardInterrupt:
             # Ctrl-C at the terminal: the child has said where that met it.
             self._raise_if_stopped()
             raise
+        crash = None
+        if remains is not None:
+            children.remove(child)
+            try:
+                self._raise_if_stopped()
+                crash = self._crash(remains)
+            finally:
+                child.close()
+        self._conclude(crash, () if remains is None else remains.leaked)
+
+    @property
+    def attempt(self) -> int:
+        """Which one of pytest-rerunfailures; 0 where it does not run the item."""
+        return 0 if self.collect is None else vars(self.item)["execution_count"]
+
+    def _following(self, child: _Child) -> pytest.Item | None:
+        """The item whose fixtures the child leaves standing."""
+        session, nextitem = self.item.session, self.nextitem
+        if nextitem is None or session.shouldfail or session.shouldstop or child.node not in nextitem.listchain():
+            return None
+        return nextitem
+
+    def end(self, remains: Remains) -> None:
+        """The child that ran this item last has ended: whatever is told of it now is told of this item."""
+        self.is_late = True
+        try:
+            self._raise_if_stopped()
+            crash = self._crash(remains)
         finally:
-            session.guarding = None
-            output.close()
-            journal.close()
+            self.child.close()
+        if crash is not None:
+            with _reporting_late(self.item):
+                self._log_crash(crash)
+        elif remains.leaked:
+            processes = reporting.clean(", ".join(remains.leaked))
+            with _reporting_late(self.item):
+                self.item.warn(LeakedProcessesWarning(f"killed at the end of a shared child: {processes}"))
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
@@ -321,12 +597,17 @@ class _GuardedItem:
 
     # What the child says.
 
-    def _take(self, message: Message) -> None:
+    def take(self, message: Message) -> None:
         match message:
             case Report():
-                self._take_report(_unpacked(message, self.item.config))
-                self.output.end_phase()
-                self.output.turns.give_back()
+                report = _unpacked(message, self.item.config)
+                if message.late:
+                    with _reporting_late(self.item):
+                        self._log_report(report)
+                else:
+                    self._take_report(report)
+                self.child.output.end_phase()
+                self.child.output.turns.give_back()
             case Expected():
                 self.expected = message
             case Warned():
@@ -344,9 +625,12 @@ class _GuardedItem:
                 self.stopped = message
             case Finished():
                 self.finished = message
+            case Idle(unfit=unfit):
+                self.finished = message
+                self.child.is_unfit = bool(unfit)
             case Broken(text=text):
                 self.broken = text
-            case Told():
+            case _:
                 raise AssertionError
 
     def _take_report(self, report: pytest.TestReport) -> None:
@@ -354,11 +638,11 @@ class _GuardedItem:
         if type(report) is pytest.TestReport:  # Not a subtest's, which ends no phase.
             self.last = report
             self.phase_started_at = time.monotonic()
-            if self.limits.clock_waits:
+            if self.settings.limits.clock_waits:
                 if report.when == "setup" and report.passed:
-                    self.guard.start_clock()
+                    self.child.guard.start_clock()
                 else:
-                    self.guard.stop_clock()
+                    self.child.guard.stop_clock()
             if report.when == "teardown":
                 # The last word on this test may be a crash at exit, or the teardown of what is set up here.
                 self.held = report
@@ -372,7 +656,7 @@ class _GuardedItem:
         else:
             self.item.ihook.pytest_runtest_logreport(report=report)
 
-    def _take_snapshot(self, snapshot: Snapshot) -> None:
+    def take_snapshot(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)
         if snapshot.text.startswith("Timeout ("):
             # pytest's faulthandler_timeout: it has the dump on the terminal, at once.
@@ -422,14 +706,17 @@ class _GuardedItem:
     def _phase(self) -> Phase:
         """The phase that the child was in; told by the reports that had left it."""
         last = self.last
+        if self.is_late:
+            return "teardown" if self.child.is_ending and not isinstance(self.finished, Finished) else "exit"
         if last is None:
             return "setup"
         if last.when == "setup" and last.passed and not self.item.config.getoption("setuponly", False):
             return "call"
         return "teardown" if self.held is None else "exit"
 
-    def _crash(self, remains: Remains, journal: Journal, output: Output) -> Crash | None:
+    def _crash(self, remains: Remains) -> Crash | None:
         """The crash, and the output that goes with it; None where the child finished as it should."""
+        output = self.child.output
         captured = output.read()
         ending = self._ending(remains)
         if ending is None:
@@ -442,7 +729,7 @@ class _GuardedItem:
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
         dump = remains.dump or faultdump.find(err)
         dumped = faultdump.parse(dump)
-        rescued, data_gaps = rescue(journal.fileno())
+        rescued, data_gaps = rescue(self.child.journal.fileno())
         if not dump and self.broken:
             dump = self.broken
         return Crash(
@@ -455,7 +742,7 @@ class _GuardedItem:
             dump=dump,
             rescued=rescued,
             leaked=remains.leaked,
-            gaps=(*_missing_stack(ending, dump, remains.gaps), *remains.gaps, *output.gaps(), *data_gaps),
+            gaps=(*_missing_stack(ending, dump, remains.gaps), *remains.gaps, *output.gaps(self.item), *data_gaps),
         )
 
     def _ending(self, remains: Remains) -> Ending | None:
@@ -552,7 +839,7 @@ class _GuardedItem:
 
     def ask(self, question: Callable[[], dict[str, Any]]) -> None:
         """After a crash: have a child of its own answer what may be code of the test's, and keep the answer."""
-        guard = Guard(Limits(timeout=_ANSWER_BOUND), self._take, lambda _: None)
+        guard = Guard(Limits(timeout=_ANSWER_BOUND), self.take, lambda _: None)
         try:
             guard.run(lambda line: line.sender.send(Kept(attributes=question())))
         except LaunchError:
@@ -622,11 +909,7 @@ def _prepare(config: pytest.Config) -> None:
             factory.getbasetemp()
         except Exception:  # noqa: BLE001, S110 - a test that wants one fails by itself.
             pass
-    if _outermost_key not in config.stash:
-        config.stash[_outermost_key] = _Outermost()
-        for kind in _REPORTED_KINDS:
-            issubclass(kind, os.PathLike)
-    config.stash[_outermost_key].stand_by(config.pluginmanager)
+    config.stash[_outermost_key].stand_by()
     # What is still in a buffer would be written twice.
     if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
         config.get_terminal_writer().flush()
@@ -687,62 +970,165 @@ def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[st
 # The child's side.
 
 
-def _run_in_child(
-    item: pytest.Item, session: Session, line: Line, journal: Journal, output: Output, *, is_attempt: bool
-) -> None:
-    config = item.config
-    session.guarding = None
-    if session.status is not None:
-        session.status.close()
-    _disown(item.session, session)
-    item.stash[_journal_key] = journal, os.getpid()
-    output.arm()
-    sender = line.sender
-    reporter = _Reporter(item, sender, journal, output, is_attempt=is_attempt)
-    config.stash[_outermost_key].reporter = reporter
-    if is_attempt:
-        reruns.enter_child(item)
-    if config.pluginmanager.hasplugin("warnings"):
-        _forward_warnings(sender)
-    _refuse_debuggers()
-    _arm_faulthandler_timeout(config, line.stacks_fd)
-    try:
+def _run_in_child(item: pytest.Item, line: Line, child: _Child, attempt: int) -> None:
+    inside = _Inside(item.session, line, child)
+    inside.begin(item, attempt)
+    _arm_faulthandler_timeout(item.config, line.stacks_fd)
+
+    def run() -> None:
         runtestprotocol(item, nextitem=None)
         # A teardown that raised no Exception but a BaseException has kept pytest from the rest.
         item.session._setupstate.teardown_exact(None)
-    except pytest.exit.Exception as leaving:
-        sender.send(Stopped(reason=str(leaving.msg), returncode=leaving.returncode))
-    except KeyboardInterrupt as interrupt:
-        sender.send(Stopped(reason=None, returncode=None, text=str(interrupt), frames=_frames_of(interrupt)))
-    else:
-        reporter.send_lines()
-        sender.send(Finished(shouldstop=item.session.shouldstop, shouldfail=item.session.shouldfail))
-        return
-    # As at the end of an interrupted session: what this process has set up, it tears down.
-    item.session._setupstate.teardown_exact(None)
-    reporter.send_lines()
+
+    inside.obey(run)
 
 
-def _disown(session: pytest.Session, known: Session) -> None:
+def _live_in_child(session: pytest.Session, line: Line, child: _Child) -> None:
+    inside = _Inside(session, line, child)
+    session.config.stash[_inside_key] = inside
+    assert line.orders_fd is not None
+    orders = Orders(line.orders_fd)
+    inside.obey(lambda: inside.carry_out(orders))
+
+
+class _Inside:
+    """The child's part in its life."""
+
+    def __init__(self, session: pytest.Session, line: Line, child: _Child) -> None:
+        config = session.config
+        known = config.stash[session_key]
+        known.guarding = None
+        if known.status is not None:
+            known.status.close()
+        config.stash[_children_key].forget(child)
+        _disown(session, known, lives_on=child.node is not None)
+        child.output.arm()
+        self._session = session
+        self._config = config
+        self._line = line
+        self._journal = child.journal
+        self._output = child.output
+        self._send = line.sender.send
+        self._send_lines = known.lines.divert(self._send)
+        self._attempt = 0
+        #: Of the item that runs, or ran last.
+        self._reporter: _Reporter | None = None
+        self._forward_warnings()
+        _refuse_debuggers()
+
+    def begin(self, item: pytest.Item, attempt: int) -> None:
+        """What is told from here on is told of this item."""
+        if self._reporter is not None:
+            self._journal = self._journal.renewed()
+        item.stash[_journal_key] = self._journal, os.getpid()
+        reporter = _Reporter(item, self._send, self._send_lines, self._journal, self._output, is_attempt=attempt > 0)
+        self._reporter = self._config.stash[_outermost_key].reporter = reporter
+        if attempt:
+            reruns.enter_child(item)
+
+    def obey(self, do: Callable[[], None]) -> None:
+        """Run tests, tear down what is left, and say how that ended."""
+        session = self._session
+        try:
+            do()
+        except pytest.exit.Exception as leaving:
+            self._send(Stopped(reason=str(leaving.msg), returncode=leaving.returncode))
+        except KeyboardInterrupt as interrupt:
+            self._send(Stopped(reason=None, returncode=None, text=str(interrupt), frames=_frames_of(interrupt)))
+        else:
+            self._send_lines()
+            self._send(Finished(shouldstop=session.shouldstop, shouldfail=session.shouldfail))
+            return
+        # As at the end of an interrupted session: what this process has set up, it tears down.
+        session._setupstate.teardown_exact(None)
+        self._send_lines()
+
+    def carry_out(self, orders: Orders) -> None:
+        """Do what is ordered, until that is to leave."""
+        items, session = self._session.items, self._session
+        while True:
+            match orders.wait():
+                case Run(item=place, nextitem=following, failed=failed, attempt=attempt):
+                    session.testsfailed, self._attempt = failed, attempt
+                    nextitem = None if following is None else items[following]
+                    self._config.hook.pytest_runtest_protocol(item=items[place], nextitem=nextitem)
+                case Trim(nextitem=following):
+                    self._tear_down_late(items[following])
+                case Leave():
+                    self._tear_down_late(None)
+                    return
+                case other:
+                    raise AssertionError(other)
+            self._send(Idle(shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=self._unfit()))
+
+    def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Run the protocol of an item, within what other plugins' hooks do around it."""
+        reruns.begin(item)
+        self.begin(item, self._attempt)
+        self._forward_warnings()
+        _arm_faulthandler_timeout(self._config, self._line.stacks_fd)
+        runtestprotocol(item, nextitem=nextitem)
+
+    def _tear_down_late(self, nextitem: pytest.Item | None) -> None:
+        """End what several items have shared; where that fails, it is one more teardown of the last one."""
+        reporter, state = self._reporter, self._session._setupstate
+        if reporter is None:
+            return
+        item = reporter.item
+
+        def tear_down() -> None:
+            with _capturing(item, "teardown"):
+                state.teardown_exact(nextitem)
+
+        call = _called(tear_down, "teardown")
+        if call.excinfo is None:
+            return
+        reporter.is_late = True
+        item.ihook.pytest_runtest_logreport(report=item.ihook.pytest_runtest_makereport(item=item, call=call))
+
+    def _unfit(self) -> str:
+        return "" if self._journal.is_intact() else "the test closed the descriptor of faultguard_data"
+
+    def _forward_warnings(self) -> None:
+        if self._config.pluginmanager.hasplugin("warnings"):
+            _forward_warnings(self._send)
+
+
+def _disown(session: pytest.Session, known: Session, *, lives_on: bool) -> None:
     """Right after a fork: what the parent has set up is usable here and torn down there.
 
     Emptied are the finalizers of every node on the inherited stack and of every fixture that is alive, so that the
-    teardown of all that is left, at this child's end, runs what was set up in it and nothing else.
+    teardown of all that is left, at this child's end, runs what was set up in it and nothing else. A child that lives on
+    must forget the value of such a fixture where its scope ends: else the next class would be given it.
     """
     for finalizers, _ in session._setupstate.stack.values():
-        finalizers.clear()
+        owners = [getattr(getattr(one, "func", None), "__self__", None) for one in finalizers] if lives_on else []
+        finalizers[:] = [functools.partial(_forget, one) for one in owners if isinstance(one, pytest.FixtureDef)]
     for fixture in known.alive.values():
         fixture._finalizers.clear()
 
 
-def _forward_warnings(sender: Sender) -> None:
+def _forget(fixture: pytest.FixtureDef[Any]) -> None:
+    """End what was set up here on top of an inherited fixture, and forget that."""
+    errors: list[BaseException] = []
+    while fixture._finalizers:
+        try:
+            fixture._finalizers.pop()()
+        except BaseException as error:  # noqa: BLE001 - raised below.
+            errors.append(error)
+    fixture.cached_result = None
+    if errors:
+        raise errors[0]
+
+
+def _forward_warnings(send: Callable[[Message], None]) -> None:
     pid, former = os.getpid(), warnings._showwarnmsg_impl  # type: ignore[attr-defined]
 
     def forward(record: warnings.WarningMessage) -> None:
         if os.getpid() != pid:
             former(record)  # In a process that the test has forked.
             return
-        sender.send(
+        send(
             Warned(
                 category_module=record.category.__module__,
                 category_name=record.category.__qualname__,
@@ -811,24 +1197,39 @@ class _Outermost:
     one that was registered last.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, manager: pytest.PytestPluginManager) -> None:
+        self._manager = manager
         #: Set in a child.
         self.reporter: _Reporter | None = None
         self._silence = _Silence(self)
         self._is_last = False
+        for kind in _REPORTED_KINDS:
+            issubclass(kind, os.PathLike)
+        self.stand_by()
 
-    def stand_by(self, manager: pytest.PytestPluginManager) -> None:
+    def stand_by(self) -> None:
         """In the parent, before each fork: be the last one."""
         if self._is_last:
             return
         for plugin in (self._silence, self):
-            if manager.is_registered(plugin):
-                manager.unregister(plugin)
-            manager.register(plugin)
+            if self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
+            self._manager.register(plugin)
         self._is_last = True
 
     def pytest_plugin_registered(self) -> None:
         self._is_last = False
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        children = item.config.stash[_children_key]
+        if _inside_key not in item.config.stash:
+            children.prepare(item)
+        done = yield
+        children.end_unneeded(nextitem)
+        return done
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
@@ -880,6 +1281,9 @@ class _Silence:
 
 
 _outermost_key = pytest.StashKey[_Outermost]()
+_children_key = pytest.StashKey[_Children]()
+#: In a child that lives on.
+_inside_key = pytest.StashKey[_Inside]()
 #: What reports are made of. pytest asks of each value whether it is a path: the class remembers the answers, and a child
 #: that inherits them need not find them.
 _REPORTED_KINDS = (str, int, float, bool, list, tuple, dict, type(None))
@@ -889,12 +1293,21 @@ class _Reporter:
     """Sends what happens in the child to its guard."""
 
     def __init__(
-        self, item: pytest.Item, sender: Sender, journal: Journal, output: Output, *, is_attempt: bool
+        self,
+        item: pytest.Item,
+        send: Callable[[Message], None],
+        send_lines: Callable[[], object],
+        journal: Journal,
+        output: Output,
+        *,
+        is_attempt: bool,
     ) -> None:
         self._is_attempt = is_attempt
-        self._item = item
-        self._send = sender.send
-        self.send_lines = item.config.stash[session_key].lines.divert(sender.send)
+        self.item = item
+        self._send = send
+        self._send_lines = send_lines
+        #: Whether the item's last report has left before.
+        self.is_late = False
         self._journal = journal
         self._output = output
         self._expected: Expected | None = None
@@ -904,23 +1317,23 @@ class _Reporter:
     def tell(self, report: pytest.TestReport) -> None:
         """A phase has ended: its report leaves at once."""
         ends_phase = type(report) is pytest.TestReport
-        if self._is_attempt and ends_phase:
+        if self._is_attempt and ends_phase and not self.is_late:
             # Whether it counts is decided after the attempt.
-            self._send(Kept(attributes=reruns.kept(self._item, report.when)))
+            self._send(Kept(attributes=reruns.kept(self.item, report.when)))
         else:
             # The parent's session counts it as well; what runs here must know when enough is enough.
-            self._item.session.pytest_runtest_logreport(report)
+            self.item.session.pytest_runtest_logreport(report)
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self._tell_noted(report)
-        self.send_lines()
-        self._output.turns.hand_over(lambda: self._send(_packed(report, self._item.config)))
+        self._send_lines()
+        self._output.turns.hand_over(lambda: self._send(_packed(report, self.item.config, late=self.is_late)))
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
 
     def keep_output(self, when: str) -> None:
         """A phase has failed: what comes now is the repr of its exception, which may be what kills."""
-        sections = self._item._report_sections
+        sections = self.item._report_sections
         texts = {key: text for phase, key, text in sections if phase == when and key in {"stdout", "stderr"}}
         if texts:  # None in a subtest: its test still runs.
             self._output.keep(texts)
@@ -945,9 +1358,9 @@ class _Reporter:
 
     def tell_expected(self) -> None:
         """A phase begins: would a crash in it be an expected one?"""
-        if self._item.config.option.runxfail:
+        if self.item.config.option.runxfail:
             return
-        xfail = self._item.stash.get(xfailed_key, None)
+        xfail = self.item.stash.get(xfailed_key, None)
         if xfail is not None:
             expected = _expected(xfail)
             if expected != self._expected:
@@ -955,7 +1368,7 @@ class _Reporter:
                 self._send(expected)
 
 
-def _packed(report: pytest.TestReport, config: pytest.Config) -> Report:
+def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> Report:
     counts: Mapping[Any, int] | None = None
     if failed_subtests_key is not None:
         counts = config.stash.get(failed_subtests_key, None)
@@ -964,6 +1377,7 @@ def _packed(report: pytest.TestReport, config: pytest.Config) -> Report:
         data=config.hook.pytest_report_to_serializable(config=config, report=report),
         was_object=not (longrepr is None or isinstance(longrepr, str | tuple) or hasattr(longrepr, "reprtraceback")),
         failed_subtests=counts.get(_identity(report), 0) if counts else 0,
+        late=late,
     )
 
 

@@ -20,7 +20,6 @@ from pytest_faultguard.covered import Lines
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
-from pytest_faultguard.guard import Limits
 from pytest_faultguard.process import proc
 from pytest_faultguard.process.signals import Status
 
@@ -47,7 +46,7 @@ class Session:
 
 
 session_key = pytest.StashKey[Session]()
-limits_key = pytest.StashKey[Limits | None]()
+settings_key = pytest.StashKey[options.Settings | None]()
 
 
 def start(config: pytest.Config) -> None:
@@ -77,7 +76,7 @@ def header(config: pytest.Config) -> str | None:
 
 
 def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give every item its limits.
+    """Give every item its settings.
 
     Raises:
         pytest.UsageError: a marker is wrong, or it loses something and warnings are errors. A worker of pytest-xdist
@@ -85,7 +84,7 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
     try:
         for item in items:
-            item.stash[limits_key] = options.limits_for(item)
+            item.stash[settings_key] = options.settings_for(item)
         _warn_of_lost(config, items)
     except pytest.UsageError as error:
         output = getattr(config, "workeroutput", None)
@@ -93,14 +92,14 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
             raise
         output[_WORKER_ERROR] = str(error)
         items.clear()
-    if any(item.stash.get(limits_key, None) for item in items):
+    if any(item.stash.get(settings_key, None) for item in items):
         _listen(config.stash[session_key])
 
 
 def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:
     told: dict[str, tuple[pytest.Item, str]] = {}
     for item in items:
-        if item.stash[limits_key] is not None:
+        if item.stash[settings_key] is not None:
             for name, text in options.lost(item):
                 told.setdefault(name, (item, text))
     # All workers of pytest-xdist collect the same; where the user makes warnings errors, all of them must fail.
@@ -115,7 +114,7 @@ def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 def is_guarded(item: pytest.Item) -> bool:
     """Whether the item runs in a child."""
-    return item.stash.get(limits_key, None) is not None
+    return item.stash.get(settings_key, None) is not None
 
 
 def add_worker(node: Any) -> None:

@@ -314,6 +314,29 @@ class Journal(MutableMapping[Hashable, Any]):
         self._gone = _END
         self._pid = os.getpid()
 
+    def is_intact(self) -> bool:
+        """Whether nobody in this process has closed the descriptor."""
+        return identity(self._fd) == self._file
+
+    def renewed(self) -> Journal:
+        """An empty journal in the same shared memory, for this process to write; this one is closed, if it was written.
+
+        Raises:
+            JournalError: somebody in this process has closed the descriptor.
+        """
+        if not self._pid:
+            return self
+        try:
+            if not self.is_intact():
+                raise JournalError("the journal's descriptor was closed by the test")
+            if self._map is not None:
+                self._map.madvise(mmap.MADV_REMOVE)
+            fd = os.dup(self._fd)
+        except OSError as error:
+            raise JournalError(f"cannot empty the journal: {error}") from error
+        self.close()
+        return Journal(fd, self._limit)
+
     def close(self) -> None:
         """Give descriptor and mapping back; views from :meth:`buffer` stay usable. May be called again."""
         fd, self._fd = self._fd, -1

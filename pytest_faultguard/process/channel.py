@@ -1,4 +1,4 @@
-"""Framed, typed messages from a child to its guard, through one pipe.
+"""Framed, typed messages between a child and its guard, each way through a pipe.
 
 A frame is ``length, crc32, JSON``. JSON, because the reading side must never run what a broken child wrote; tuples are
 marked, because pytest's reports depend on them (the ``longrepr`` of a skip is one). A frame that was cut by the child's
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 from typing import TypeAlias
 from typing import final
+from typing import get_args
 
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.descriptors import identity
@@ -44,6 +45,8 @@ class Report:
     was_object: bool = False
     #: How many subtests of this test have failed so far.
     failed_subtests: int = 0
+    #: Whether the test has had its teardown's report, and this is of what was torn down later.
+    late: bool = False
 
 
 @final
@@ -130,6 +133,47 @@ class Finished:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Idle:
+    """An order was carried out; the child waits for the next one."""
+
+    shouldstop: str | bool = False
+    shouldfail: str | bool = False
+    #: Why it should get none; empty where it may.
+    unfit: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """An order: run a test."""
+
+    #: Its place among the session's items.
+    item: int
+    #: That of the one whose fixtures are to be left standing; None for none.
+    nextitem: int | None
+    #: How many tests have failed so far, in all processes.
+    failed: int
+    #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
+    attempt: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trim:
+    """An order: tear down what was set up for more than one test, and a test does not need."""
+
+    #: Its place among the session's items.
+    nextitem: int
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """An order: tear down all that is left, and end."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
     """The target itself raised: the traceback."""
 
@@ -146,11 +190,12 @@ class Told:
     value: str | None
 
 
-Message: TypeAlias = Report | Covered | Expected | Warned | Noted | Kept | Stopped | Finished | Broken | Told
+Order: TypeAlias = Run | Trim | Leave
+Message: TypeAlias = (
+    Report | Covered | Expected | Warned | Noted | Kept | Stopped | Idle | Finished | Broken | Told | Order
+)
 
-_KINDS: Mapping[str, type[Message]] = {
-    kind.__name__: kind for kind in (Report, Covered, Expected, Warned, Noted, Kept, Stopped, Finished, Broken, Told)
-}
+_KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 class ChannelError(FaultguardError):
@@ -159,7 +204,7 @@ class ChannelError(FaultguardError):
 
 @final
 class Sender:
-    """The child's end of the channel."""
+    """The end of a channel that speaks."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -173,6 +218,7 @@ class Sender:
 
         Raises:
             ChannelError: somebody in this process has closed the descriptor, or it is another file now.
+            BrokenPipeError: nobody is left to read it.
         """
         frame = _encode(message)
         with self._lock:
@@ -206,7 +252,7 @@ class Sender:
 
 @final
 class Receiver:
-    """The guard's end of the channel; its descriptor does not block."""
+    """The end of a channel that listens; its descriptor does not block."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

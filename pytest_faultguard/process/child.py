@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import select
 import signal
 import sys
 import traceback
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 from typing import final
 
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import leave
 
@@ -39,6 +43,8 @@ class Wiring:
     channel_fd: int
     dump_fd: int
     stacks_fd: int
+    #: None for a child that runs what it was born for.
+    orders_fd: int | None = None
 
 
 @final
@@ -49,6 +55,46 @@ class Line:
     sender: Sender
     #: For stacks that the target has faulthandler write on its own account.
     stacks_fd: int
+    #: For :class:`Orders`; None where the child was born for one thing.
+    orders_fd: int | None = None
+
+
+@final
+class Orders:
+    """What a child is told to do, one order after another."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._identity = identity(fd)
+        self._receiver = Receiver(fd)
+        self._parent = os.getppid()
+        self._parent_fd = moved_up(os.pidfd_open(self._parent))
+
+    def wait(self) -> Message:
+        """The next order.
+
+        Nobody watches over this process meanwhile, so it watches over its guard: where that has gone, it ends its whole
+        group, which the kernel would not.
+
+        Raises:
+            ChannelError: somebody in this process has closed the descriptor, or it is another file now.
+        """
+        signals.set_parent_death_signal(0)
+        waiting = select.poll()
+        waiting.register(self._fd, select.POLLIN)
+        waiting.register(self._parent_fd, select.POLLIN)
+        while True:
+            if identity(self._fd) != self._identity:
+                msg = "the orders of pytest were closed by the test"
+                raise ChannelError(msg)
+            for order in self._receiver.receive():
+                signals.set_parent_death_signal(signal.SIGKILL)
+                if os.getppid() != self._parent:
+                    break
+                return order
+            if os.getppid() != self._parent:
+                os.killpg(os.getpid(), signal.SIGKILL)
+            waiting.poll()
 
 
 def is_guarded() -> bool:
@@ -120,9 +166,10 @@ def _disown(wiring: Wiring) -> None:
         faulthandler.enable(file=2)
     except (OSError, ValueError, RuntimeError):
         faulthandler.disable()
-    for fd in (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd):
+    for fd in (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd, wiring.orders_fd):
         try:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
         except OSError:
             pass  # The test closed it before.
 

@@ -28,6 +28,7 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Finished
+from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
@@ -81,7 +82,7 @@ class Watched:
 
 @final
 class Watch:
-    """Watches one child; :meth:`run` returns when it is buried."""
+    """Watches one child: :meth:`run` returns when it waits for an order, or is buried."""
 
     def __init__(
         self,
@@ -89,15 +90,16 @@ class Watch:
         *,
         receiver: Receiver,
         fds: tuple[int, int, int],
-        signals: Signals,
         on_message: Callable[[Message], None],
         on_snapshot: Callable[[Snapshot], None],
         relay: Relay | None = None,
     ) -> None:
         self._child = child
+        #: When the child began what it does now.
+        self._begun_at = child.started_at
         self._receiver = receiver
         self._channel_fd, self._dump_fd, self._stacks_fd = fds
-        self._signals = signals
+        self._signals: Signals
         self._on_message = on_message
         self._on_snapshot = on_snapshot
         self._relay = relay
@@ -115,6 +117,7 @@ class Watch:
         self._interrupt: KeyboardInterrupt | None = None
         self._status_answer: Callable[[str], None] | None = None
         self._finished = False
+        self._idle = False
         self._dead = False
         self._buried = False
         self._ended_at: Seconds | None = None
@@ -127,7 +130,6 @@ class Watch:
             self._channel_fd: self._read_channel,
             self._dump_fd: self._read_dump,
             self._stacks_fd: self._read_stacks,
-            signals.fd: self._on_signal,
         }
         if relay is not None:
             self._readers[relay.fd] = lambda: self._call(relay.pass_on)
@@ -135,12 +137,12 @@ class Watch:
             self._poll.register(fd, select.POLLIN)
 
     def limit(self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None) -> None:
-        """Start the clocks; they count from the child's start."""
+        """Start the clocks; they count from the child's start, or from its next order."""
         self._timeout, self._grace, self._dump_every = timeout, grace, dump_every or 0.0
         if timeout:
-            self._timers[self._on_deadline] = self._child.started_at + timeout
+            self._timers[self._on_deadline] = self._begun_at + timeout
         if self._dump_every:
-            self._timers[self._on_dump_due] = self._child.started_at + self._dump_every
+            self._timers[self._on_dump_due] = self._begun_at + self._dump_every
 
     def set_timeout(self, timeout: Seconds | None) -> None:
         """Another timeout, which counts from now; None for no limit."""
@@ -149,22 +151,49 @@ class Watch:
         if timeout:
             self._timers[self._on_deadline] = time.monotonic() + timeout
 
-    def run(self) -> Watched:
-        """Wait for the child's end and bury it, whatever is raised in between.
+    def has_ended(self) -> bool:
+        """Whether the child has crashed or left while it waited for an order."""
+        return bool({self._child.pidfd, self._dump_fd} & {fd for fd, _ in self._poll.poll(0)})
+
+    def begin(self) -> None:
+        """Before an order: what the child left of the last one is not of this one."""
+        self._begun_at = time.monotonic()
+        self._idle = False
+        self._gaps.clear()
+        _read(self._stacks_fd)
+
+    def expect_end(self) -> None:
+        """All is said: what follows is the end of the process."""
+        self._timers = {self._on_exit_bound: time.monotonic() + GONE_BOUND}
+
+    def forget(self) -> None:
+        """In another child: this one is the parent's."""
+        os.close(self._child.pidfd)
+
+    def run(self, signals: Signals) -> Watched | None:
+        """Wait until the child waits for an order, and return None, or for its end, and bury it, whatever is raised.
 
         Lets signals in only while it waits, so nothing that a handler raises can keep a child from its burial. An
         interrupt that came while somebody else's code ran here is raised when the child is buried.
         """
+        self._signals = signals
+        self._readers[signals.fd] = self._on_signal
+        self._poll.register(signals.fd, select.POLLIN)
+        stays = False
         try:
             try:
-                self._signals.listen()
-                while not self._dead:
+                signals.listen()
+                while not self._dead and not self._idle:
                     self._turn()
                 self._read_channel()
             finally:
-                self._signals.block()
+                signals.block()
+            stays = not self._dead
         finally:
-            status = self._bury()
+            status = None if stays else self._bury()
+        if stays:
+            self._rest()
+            return None
         self._read_dump()
         self._read_stacks()
         if self._stacks:
@@ -181,6 +210,14 @@ class Watch:
             gaps=tuple(dict.fromkeys(self._gaps)),
         )
 
+    def _rest(self) -> None:
+        self._forget(self._signals.fd)
+        self._timers.clear()
+        self._stacks.clear()
+        askers, self._askers = self._askers, []
+        for answer in askers:
+            answer("")
+
     def ask_stacks(self, answer: Callable[[str], None]) -> None:
         """Have the child write its stacks; ``answer`` gets them, or "" when the bound has passed. One at a time."""
         self._askers.append(answer)
@@ -194,8 +231,8 @@ class Watch:
 
     @property
     def elapsed(self) -> Seconds:
-        """How long the child has been running, without the time that it was stopped with pytest."""
-        return time.monotonic() - self._child.started_at
+        """How long the child has been doing what it does now, without the time that it was stopped with pytest."""
+        return time.monotonic() - self._begun_at
 
     def _turn(self) -> None:
         due = min(self._timers.values(), default=None)
@@ -234,7 +271,10 @@ class Watch:
                 self._on_stacks_quiet()
         if isinstance(message, Finished):
             self._finished = True
-            self._timers = {self._on_exit_bound: time.monotonic() + GONE_BOUND}
+            self.expect_end()
+        elif isinstance(message, Idle):
+            # One that is being interrupted leaves.
+            self._idle = not self._interrupts
         if self._relay is not None:
             self._call(self._relay.drain)  # Written before this was said.
         self._call(lambda: self._on_message(message))
@@ -414,7 +454,7 @@ class Watch:
         self._signals.pass_on(STOP)
         _signal_group(self._child.pid, signal.SIGCONT)
         away = time.monotonic() - stopped_at
-        self._child = Child(pid=self._child.pid, pidfd=self._child.pidfd, started_at=self._child.started_at + away)
+        self._begun_at += away
         self._timers = {action: when + away for action, when in self._timers.items()}
 
     # The end.
