@@ -116,7 +116,7 @@ class Guard:
             except BaseException:
                 pipes.__exit__()
                 raise
-            self._pipes, self._orders = pipes, Sender(pipes.ours[3])
+            self._pipes, self._orders = pipes, Sender(pipes.ours[4])
 
     def has_ended(self) -> bool:
         """Whether the child has crashed or left while it waited for an order."""
@@ -160,7 +160,7 @@ class Guard:
 
     def _fork(self, target: Callable[[child_side.Line], object], pipes: _Pipes, signals: Signals) -> Watch:
         wiring = child_side.Wiring(*pipes.theirs)
-        line = child_side.Line(Sender(wiring.channel_fd), wiring.stacks_fd, wiring.orders_fd)
+        line = child_side.Line(Sender(wiring.channel_fd, wiring.bell_fd), wiring.stacks_fd, wiring.orders_fd)
 
         def main() -> None:
             pipes.close_ours()
@@ -168,11 +168,10 @@ class Guard:
 
         child = fork_child(main, restore=signals.restore)
         pipes.close_theirs()
-        channel_fd, dump_fd, stacks_fd = pipes.ours[:3]
         self._watch = watch = Watch(
             child,
-            receiver=Receiver(channel_fd),
-            fds=(channel_fd, dump_fd, stacks_fd),
+            receiver=Receiver(pipes.ours[0]),
+            fds=pipes.ours[:4],
             on_message=self.on_message,
             on_snapshot=self.on_snapshot,
             relay=self.relay,
@@ -185,15 +184,15 @@ class Guard:
         timeout = None if limits.clock_waits else limits.timeout
         watch.limit(timeout=timeout, grace=limits.grace, dump_every=limits.dump_every)
 
-    def start_clock(self) -> None:
-        """From a message on: the timeout counts from now."""
+    def start_clock(self, since: Seconds) -> None:
+        """From a message on: the timeout counts, from that instant of the monotonic clock."""
         if self._watch is not None:
-            self._watch.set_timeout(self.limits.timeout)
+            self._watch.set_timeout(self.limits.timeout, since)
 
     def stop_clock(self) -> None:
         """From a message on: there is no timeout."""
         if self._watch is not None:
-            self._watch.set_timeout(None)
+            self._watch.set_timeout(None, 0.0)
 
     def ask_status(self, answer: Callable[[Seconds, str], None]) -> bool:
         """From a signal handler: have ``answer`` called with the child's age and stacks; False where no child lives."""
@@ -206,7 +205,7 @@ class Guard:
 
 @final
 class _Pipes:
-    """What connects a child with its guard: pipes for messages, for the dump, for stacks and maybe for orders."""
+    """What connects a child with its guard: pipes for messages, for the dump, for stacks, for a bell, and maybe for orders."""
 
     def __init__(self, *, for_orders: bool = False) -> None:
         #: The guard's ends, and the child's.
@@ -217,7 +216,7 @@ class _Pipes:
     def __enter__(self) -> Self:
         low: list[int] = []
         try:
-            for _ in range(3):
+            for _ in range(4):
                 reading, writing = os.pipe2(os.O_CLOEXEC)
                 self.ours.append(reading)
                 self.theirs.append(writing)

@@ -10,13 +10,14 @@ import logging
 import os
 import select
 import sys
-from collections.abc import Callable
 from typing import Any
 from typing import final
 
 import pytest
 
 from pytest_faultguard.descriptors import identity
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.relay import Relay
 
@@ -185,13 +186,13 @@ class Turns:
 
     # The child's side.
 
-    def hand_over(self, send: Callable[[], None]) -> None:
+    def hand_over(self, report: Message, sender: Sender) -> None:
         """In the child: send a report, and wait until it is logged."""
         if not self._fds:
-            send()
+            sender.send(report)
             return
         flush_streams()
-        send()
+        sender.ring(report)
         waiting = select.poll()
         waiting.register(self._fds[0], select.POLLIN)
         # A test that closes all descriptors may have opened a file of its own under our number since.

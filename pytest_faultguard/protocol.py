@@ -103,6 +103,7 @@ from pytest_faultguard.process.channel import Noted
 from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Run
+from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.channel import Warned
@@ -283,7 +284,9 @@ class _Child:
         timeout = limits.grace if hurry else item.settings.end_timeout
         item.phase_started_at = time.monotonic()
         self.is_ending = not self.guard.has_ended()
-        remains = self._give(order, item, Limits(timeout=timeout or None, grace=limits.grace, dump_every=limits.dump_every))
+        remains = self._give(
+            order, item, Limits(timeout=timeout or None, grace=limits.grace, dump_every=limits.dump_every)
+        )
         self.is_ending = remains is not None and self.is_ending
         return remains
 
@@ -439,7 +442,9 @@ def _scope_node(item: pytest.Item, scope: str) -> pytest.Collector | None:
 def _reporting_late(item: pytest.Item) -> Generator[None]:
     """Around reports of an item that is no longer the one that runs: a worker of pytest-xdist numbers them by that."""
     plugins = item.config.pluginmanager.get_plugins() if hasattr(item.config, "workerinput") else ()
-    worker = next((cast("Any", one) for one in plugins if hasattr(one, "item_index") and hasattr(one, "sendevent")), None)
+    worker = next(
+        (cast("Any", one) for one in plugins if hasattr(one, "item_index") and hasattr(one, "sendevent")), None
+    )
     if worker is None:
         yield
         return
@@ -513,6 +518,8 @@ class _GuardedItem:
         reruns.begin(item)
         if not self._end_other_values(session):
             return
+        _prepare(item.config)
+        session.lines.expect()
         children = item.config.stash[_children_key]
         try:
             child = self.child = children.child_for(item)
@@ -637,10 +644,11 @@ class _GuardedItem:
         self._add_snapshots(report)
         if type(report) is pytest.TestReport:  # Not a subtest's, which ends no phase.
             self.last = report
-            self.phase_started_at = time.monotonic()
+            # By the clock of both, for the report may have waited to be read.
+            self.phase_started_at = time.monotonic() - max(0.0, time.time() - report.stop)
             if self.settings.limits.clock_waits:
                 if report.when == "setup" and report.passed:
-                    self.child.guard.start_clock()
+                    self.child.guard.start_clock(self.phase_started_at)
                 else:
                     self.child.guard.stop_clock()
             if report.when == "teardown":
@@ -1021,7 +1029,9 @@ class _Inside:
         if self._reporter is not None:
             self._journal = self._journal.renewed()
         item.stash[_journal_key] = self._journal, os.getpid()
-        reporter = _Reporter(item, self._send, self._send_lines, self._journal, self._output, is_attempt=attempt > 0)
+        reporter = _Reporter(
+            item, self._line.sender, self._send_lines, self._journal, self._output, is_attempt=attempt > 0
+        )
         self._reporter = self._config.stash[_outermost_key].reporter = reporter
         if attempt:
             reruns.enter_child(item)
@@ -1059,7 +1069,8 @@ class _Inside:
                     return
                 case other:
                     raise AssertionError(other)
-            self._send(Idle(shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=self._unfit()))
+            idle = Idle(shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=self._unfit())
+            self._line.sender.ring(idle)
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the protocol of an item, within what other plugins' hooks do around it."""
@@ -1295,7 +1306,7 @@ class _Reporter:
     def __init__(
         self,
         item: pytest.Item,
-        send: Callable[[Message], None],
+        sender: Sender,
         send_lines: Callable[[], object],
         journal: Journal,
         output: Output,
@@ -1304,7 +1315,8 @@ class _Reporter:
     ) -> None:
         self._is_attempt = is_attempt
         self.item = item
-        self._send = send
+        self._sender = sender
+        self._send = sender.send
         self._send_lines = send_lines
         #: Whether the item's last report has left before.
         self.is_late = False
@@ -1326,7 +1338,7 @@ class _Reporter:
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self._tell_noted(report)
         self._send_lines()
-        self._output.turns.hand_over(lambda: self._send(_packed(report, self.item.config, late=self.is_late)))
+        self._output.turns.hand_over(_packed(report, self.item.config, late=self.is_late), self._sender)
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()

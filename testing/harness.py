@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+#: Options for all inner sessions: what is promised is promised in every scope and with every start method.
+EVERYWHERE = "FAULTGUARD_TEST_OPTIONS"
 #: A session that takes longer has hung: it is killed, and the test fails.
 SESSION_SECONDS = 60.0
 #: No file in the working directory; and Hypothesis's plugin, where it is installed, adds a second to each session.
@@ -32,6 +35,7 @@ class RunPytest:
     ) -> pytest.RunResult:
         """Run `python -m pytest *args`, with a `-p` for each of the plugins; `plugins=()` for a session with `--lf`."""
         options = [word for plugin in plugins for word in ("-p", plugin)]
+        options += shlex.split(os.environ.get(EVERYWHERE, ""))
         return self.pytester.runpytest_subprocess(*options, *args, timeout=timeout)
 
 

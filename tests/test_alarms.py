@@ -153,7 +153,7 @@ def test_a_waiting_clock_counts_what_it_was_started_for(hangs: bool, ending: Ove
     def take(message: Message) -> None:
         if isinstance(message, Kept):
             if message.attributes["begins"]:
-                guard.start_clock()
+                guard.start_clock(time.monotonic())
             else:
                 guard.stop_clock()
 

@@ -29,6 +29,8 @@ from pytest_faultguard.process import signals
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 1 << 20
+#: Half of what a pipe holds: more than this must not gather, for the child would have to wait.
+_UNHEARD_BYTES = 1 << 15
 #: A length above this is not a frame of ours: the child has scribbled over its own memory.
 _MAX_FRAME_BYTES = 1 << 30
 #: Marks a dict that stands for something that JSON has no word for.
@@ -206,12 +208,30 @@ class ChannelError(FaultguardError):
 class Sender:
     """The end of a channel that speaks."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, bell_fd: int | None = None) -> None:
         self._fd = fd
-        self._identity = identity(fd)
+        self._bell_fd = bell_fd
+        self._identity = identity(fd), None if bell_fd is None else identity(bell_fd)
         self._lock = threading.RLock()
         self._waiting: list[bytes] = []
         self._writing = False
+        #: Bytes since the last ring.
+        self._unheard = 0
+
+    def ring(self, message: Message) -> None:
+        """Send what the other side should know at once: it may let other messages gather.
+
+        Raises:
+            ChannelError: as :meth:`send`.
+        """
+        self.send(message)
+        self._check()
+        self._ring()
+
+    def _ring(self) -> None:
+        self._unheard = 0
+        if self._bell_fd is not None:
+            os.write(self._bell_fd, b".")
 
     def send(self, message: Message) -> None:
         """Write the whole message, also from several threads and from a signal handler.
@@ -233,11 +253,18 @@ class Sender:
             finally:
                 self._writing = False
 
-    def _write_first(self) -> None:
-        if identity(self._fd) != self._identity:
+    def _check(self) -> None:
+        channel, bell = self._identity
+        if identity(self._fd) != channel or (self._bell_fd is not None and identity(self._bell_fd) != bell):
             # A test that closes all descriptors may have opened a file of its own under our number since.
             msg = "the channel to pytest was closed by the test"
             raise ChannelError(msg)
+
+    def _write_first(self) -> None:
+        self._check()
+        self._unheard += len(self._waiting[0])
+        if self._unheard > _UNHEARD_BYTES:
+            self._ring()
         # A signal that raises could cut a frame that the kernel does not write at once. Where another thread takes the
         # signal this does not help; then the guard ends a child that was to be interrupted.
         mask = signals.block_all() if len(self._waiting[0]) > select.PIPE_BUF else None

@@ -43,6 +43,7 @@ class Wiring:
     channel_fd: int
     dump_fd: int
     stacks_fd: int
+    bell_fd: int
     #: None for a child that runs what it was born for.
     orders_fd: int | None = None
 
@@ -166,7 +167,7 @@ def _disown(wiring: Wiring) -> None:
         faulthandler.enable(file=2)
     except (OSError, ValueError, RuntimeError):
         faulthandler.disable()
-    for fd in (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd, wiring.orders_fd):
+    for fd in (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd, wiring.bell_fd, wiring.orders_fd):
         try:
             if fd is not None:
                 os.close(fd)

@@ -86,40 +86,49 @@ def _tell(records: tuple[journal.Record, ...], start: int, until: Seconds) -> li
 
 
 def _listen(child: Child, reading: int, noted: Signals, until: Seconds) -> tuple[list[Told], str]:
-    receiver = Receiver(reading)
     messages: list[Told] = []
     hung = False
+    try:
+        try:
+            noted.listen()
+            # A function of its own: see Watch._wait.
+            hung = _hear(child, reading, noted, until, messages)
+        finally:
+            noted.block()
+    finally:
+        kill_group(child.pid)
+        os.close(child.pidfd)
+        try:
+            _, status = os.waitpid(child.pid, 0)
+        except ChildProcessError:
+            status = 0  # Somebody else has taken it.
+    if hung:
+        return messages, "its loading or repr hangs"
+    if os.WIFSIGNALED(status):
+        return messages, f"{signal_name(os.WTERMSIG(status))} in its loading or repr"
+    return messages, f"exit code {os.WEXITSTATUS(status)} in its loading or repr"
+
+
+def _hear(child: Child, reading: int, noted: Signals, until: Seconds, messages: list[Told]) -> bool:
+    """Gather what a teller says up to its end; whether it took too long, or a signal came."""
+    receiver = Receiver(reading)
     with selectors.PollSelector() as selector:
         for fd in (child.pidfd, reading, noted.fd):
             selector.register(fd, selectors.EVENT_READ)
         try:
-            noted.listen()
             ended = False
             while not ended:
                 wait = max(0.0, min(VALUE_BOUND, until - time.monotonic()))
                 ready = {key.fd for key, _ in selector.select(wait)}
                 if not ready or noted.fd in ready:
-                    hung = True
-                    break
+                    return True
                 ended = child.pidfd in ready
                 messages += (message for message in receiver.receive() if isinstance(message, Told))
                 if receiver.closed and reading in selector.get_map():
                     selector.unregister(reading)
         except ChannelError:
             pass  # It has scribbled over its own memory: what came before counts.
-        finally:
-            noted.block()
-            kill_group(child.pid)
-            os.close(child.pidfd)
-            try:
-                _, status = os.waitpid(child.pid, 0)
-            except ChildProcessError:
-                status = 0  # Somebody else has taken it.
-    if hung:
-        return messages, "its loading or repr hangs"
-    if os.WIFSIGNALED(status):
-        return messages, f"{signal_name(os.WTERMSIG(status))} in its loading or repr"
-    return messages, f"exit code {os.WEXITSTATUS(status)} in its loading or repr"
+    return False
 
 
 def _teller(records: tuple[journal.Record, ...], start: int, writing: int) -> None:
