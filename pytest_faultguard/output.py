@@ -169,6 +169,11 @@ class Turns:
         self._fds: tuple[int, ...] = ()
         self._identity: object = None
 
+    @property
+    def are_taken(self) -> bool:
+        """Whether there are turns at all."""
+        return bool(self._fds)
+
     def begin(self) -> None:
         """From now on there are turns."""
         self._fds = os.pipe2(os.O_CLOEXEC)

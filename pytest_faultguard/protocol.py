@@ -50,6 +50,7 @@ from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 from typing import NoReturn
@@ -100,7 +101,6 @@ from pytest_faultguard.process.channel import Kept
 from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
-from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Sender
@@ -231,8 +231,11 @@ class _Child:
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
         #: The item that it runs, or ran last.
         self.item: _GuardedItem | None = None
-        #: The place of the item for which it has left fixtures standing.
+        #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
         self.awaited: int | None = None
+        self.ahead: int | None = None
+        #: Whether it goes on with that one by itself.
+        self.goes_on = False
         #: Whether what it does now is the teardown of what several items have shared.
         self.is_ending = False
         #: Whether it is to run no other item.
@@ -259,40 +262,48 @@ class _Child:
             with self._guarding(item):
                 return self.guard.run(lambda line: _run_in_child(item.item, line, self, attempt))
         assert place is not None
-        self.awaited = nextplace
         order = Run(item=place, nextitem=nextplace, failed=item.item.session.testsfailed, attempt=attempt)
-        return self._give(order, item, item.settings.limits)
+        given = None if self.has_begun(place) else order
+        ahead = None if attempt else self._config.stash[_children_key].order_ahead(self, place, nextplace)
+        self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
+        with self._guarding(item):
+            return self.guard.give(given, item.settings.limits, ahead=ahead)
+
+    def has_begun(self, place: int) -> bool:
+        """Whether it runs the item at that place already."""
+        return self.goes_on and self.ahead == place
 
     def trim(self, place: int) -> Remains | None:
         """Tear down what an item does not need, some that were not guarded having run since the last one."""
-        return self._end_what_was_shared(Trim(nextitem=place))
-
-    def end(self, *, hurry: bool = False) -> None:
-        """Tear down all that is left, and end."""
-        if self.item is None:
-            self.guard.give(Leave(), Limits(timeout=_ANSWER_BOUND))
-            self.close()
-            return
-        remains = self._end_what_was_shared(Leave(), hurry=hurry)
-        assert remains is not None
-        self.item.end(remains)
-
-    def _end_what_was_shared(self, order: Order, *, hurry: bool = False) -> Remains | None:
         item = self.item
         assert item is not None
-        limits = item.settings.limits
-        timeout = limits.grace if hurry else item.settings.end_timeout
-        item.phase_started_at = time.monotonic()
-        self.is_ending = not self.guard.has_ended()
-        remains = self._give(
-            order, item, Limits(timeout=timeout or None, grace=limits.grace, dump_every=limits.dump_every)
-        )
-        self.is_ending = remains is not None and self.is_ending
+        limits = self._limits_of_end(item)
+        with self._guarding(item):
+            remains = self.guard.give(Trim(nextitem=place), limits)
+        self.is_ending = remains is not None
         return remains
 
-    def _give(self, order: Order, item: _GuardedItem, limits: Limits) -> Remains | None:
+    def end(self, *, hurry: bool = False) -> None:
+        """Tear down all that is left, and end; in a hurry, within the grace."""
+        item = self.item
+        if item is None or (self.goes_on and self.ahead is not None):
+            # It runs a test for which nobody has asked any more: what becomes of that is nobody's report.
+            self.item = None
+            self.guard.end(
+                Limits(timeout=_ANSWER_BOUND) if item is None else self._limits_of_end(item), interrupted=True
+            )
+            self.close()
+            return
+        self.is_ending = not self.guard.has_ended()
         with self._guarding(item):
-            return self.guard.give(order, limits)
+            remains = self.guard.end(self._limits_of_end(item, hurry=hurry))
+        item.end(remains)
+
+    def _limits_of_end(self, item: _GuardedItem, *, hurry: bool = False) -> Limits:
+        """The clock of what follows the last report of an item starts now."""
+        item.phase_started_at = time.monotonic()
+        limits, timeout = item.settings.limits, item.settings.end_timeout
+        return replace(limits, timeout=(limits.grace if hurry else timeout) or None, clock_waits=False)
 
     @contextmanager
     def _guarding(self, item: _GuardedItem) -> Generator[None]:
@@ -344,7 +355,9 @@ class _Children:
             return
         self._refused = None
         child, place = self._living.get(key), self.place_of(item)
-        if child is not None and child.guard.has_ended():
+        if child is not None and place is not None and child.has_begun(place):
+            return
+        if child is not None and (child.goes_on and child.ahead is not None or child.guard.has_ended()):
             self._end(child)
         elif child is not None and child.awaited != place:
             assert place is not None
@@ -373,10 +386,29 @@ class _Children:
         """
         if self._refused is not None:
             raise self._refused
-        key = self._key(item)
-        if key is not None and key in self._living:
-            return self._living[key]
+        child = self._child_of(item)
+        if child is not None:
+            return child
         return _Child(item.config, _limits_of(item))
+
+    def order_ahead(self, child: _Child, place: int, nextplace: int | None) -> Run | None:
+        """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
+
+        Not where that might be noticed: while somebody reads along, or where this process has fixtures to tear down
+        between the two, or another item might come.
+        """
+        items, session = self._session.items, self._session
+        if (
+            nextplace != place + 1
+            or hasattr(session.config, "workerinput")
+            or child.output.turns.are_taken
+            or session._setupstate.stack
+            or self._child_of(items[nextplace]) is not child
+        ):
+            return None
+        following = items[nextplace + 1] if nextplace + 1 < len(items) else None
+        stays = following is not None and child.node in following.listchain()
+        return Run(item=nextplace, nextitem=nextplace + 1 if stays else None, failed=session.testsfailed, ahead=True)
 
     def end_unneeded(self, nextitem: pytest.Item | None) -> None:
         """After an item: end the children whose scope has ended."""
@@ -404,6 +436,10 @@ class _Children:
             if child is not own:
                 child.forget()
         self._living = {}
+
+    def _child_of(self, item: pytest.Item) -> _Child | None:
+        key = self._key(item)
+        return None if key is None else self._living.get(key)
 
     def _end(self, child: _Child, *, hurry: bool = False) -> None:
         self.remove(child)
@@ -566,8 +602,9 @@ class _GuardedItem:
                 self._log_crash(crash)
         elif remains.leaked:
             processes = reporting.clean(", ".join(remains.leaked))
-            with _reporting_late(self.item):
-                self.item.warn(LeakedProcessesWarning(f"killed at the end of a shared child: {processes}"))
+            warning = LeakedProcessesWarning(f"killed at the end of a shared child: {processes}")
+            path, line, _ = self.item.reportinfo()
+            self._show(warnings.WarningMessage(warning, LeakedProcessesWarning, str(path), (line or 0) + 1))
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
@@ -632,9 +669,9 @@ class _GuardedItem:
                 self.stopped = message
             case Finished():
                 self.finished = message
-            case Idle(unfit=unfit):
+            case Idle(unfit=unfit, goes_on=goes_on):
                 self.finished = message
-                self.child.is_unfit = bool(unfit)
+                self.child.is_unfit, self.child.goes_on = bool(unfit), goes_on
             case Broken(text=text):
                 self.broken = text
             case _:
@@ -689,6 +726,9 @@ class _GuardedItem:
             if str(message) != warned.text:
                 message = BaseException.__new__(category, warned.text)
         record = warnings.WarningMessage(message, category, warned.filename, warned.line, source=warned.source)
+        self._show(record)
+
+    def _show(self, record: warnings.WarningMessage) -> None:
         self.item.ihook.pytest_warning_recorded.call_historic(
             kwargs={
                 "warning_message": record,
@@ -1056,8 +1096,11 @@ class _Inside:
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
         items, session = self._session.items, self._session
+        goes_on, failed = False, 0
         while True:
             match orders.wait():
+                case Run(ahead=True) if not goes_on:
+                    continue  # It will be given again, when what has happened is known.
                 case Run(item=place, nextitem=following, failed=failed, attempt=attempt):
                     session.testsfailed, self._attempt = failed, attempt
                     nextitem = None if following is None else items[following]
@@ -1069,8 +1112,11 @@ class _Inside:
                     return
                 case other:
                     raise AssertionError(other)
-            idle = Idle(shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=self._unfit())
-            self._line.sender.ring(idle)
+            unfit = self._unfit()
+            goes_on = not (unfit or session.shouldstop or session.shouldfail or session.testsfailed > failed)
+            self._line.sender.ring(
+                Idle(goes_on=goes_on, shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=unfit)
+            )
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the protocol of an item, within what other plugins' hooks do around it."""

@@ -136,8 +136,9 @@ class Finished:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
-    """An order was carried out; the child waits for the next one."""
+    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on."""
 
+    goes_on: bool = False
     shouldstop: str | bool = False
     shouldfail: str | bool = False
     #: Why it should get none; empty where it may.
@@ -157,6 +158,8 @@ class Run:
     failed: int
     #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
     attempt: int = 0
+    #: Whether the test before it is still to be run: this order holds only if the child goes on after that.
+    ahead: bool = False
 
 
 @final
@@ -288,11 +291,12 @@ class Receiver:
         self.closed = False
 
     def receive(self) -> Iterator[Message]:
-        """Yield what has arrived; never waits.
+        """Yield what has arrived; never waits. What was not asked for stays for the next call.
 
         Raises:
             ChannelError: these bytes are not ours.
         """
+        yield from self._decode()
         while not self.closed:
             try:
                 data = os.read(self._fd, _READ_BYTES)
