@@ -116,6 +116,14 @@ class Crash:
     rescued: tuple[Rescued, ...] = ()
     #: Processes that the test had started and that were still there: ``pid command line``.
     leaked: tuple[str, ...] = ()
+    #: The tests that had run before in the same child, newest first.
+    trail: tuple[str, ...] = ()
+    #: Whether it crashes in a child of its own as well; None where that was not tried.
+    alone: bool | None = None
+    #: Of those that ran before, the ones that it needs to crash, in their order; empty where nobody has looked.
+    needs: tuple[str, ...] = ()
+    #: Runs those and it; empty as above.
+    command: str = ""
     #: Evidence that could not be had, each with its reason.
     gaps: tuple[str, ...] = ()
 
@@ -197,8 +205,8 @@ def from_json(record: Mapping[str, Any]) -> Crash:
     fields["ending"] = _ENDINGS[ending.pop("kind")](**ending)
     fields["stacks"] = tuple(_stacks(fields["stacks"]))
     fields["rescued"] = tuple(Rescued(**one) for one in fields["rescued"])
-    fields["leaked"] = tuple(fields["leaked"])
-    fields["gaps"] = tuple(fields["gaps"])
+    for name in ("leaked", "trail", "needs", "gaps"):
+        fields[name] = tuple(fields[name])
     return Crash(**fields)
 
 

@@ -32,8 +32,9 @@ class Output:
     records are in its memory always.
     """
 
-    def __init__(self, config: pytest.Config, *, lives_on: bool = False) -> None:
+    def __init__(self, config: pytest.Config, *, lives_on: bool = False, is_heard: bool = True) -> None:
         self._config = config
+        self._is_heard = is_heard
         manager = config.pluginmanager
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
@@ -46,9 +47,9 @@ class Output:
         self.turns = Turns()
         self._files: dict[str, _File] = {}
         try:
-            if not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
+            if is_heard and not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
                 self.relay = Relay()
-            if self.relay is not None or _is_live(config):
+            if self.relay is not None or (is_heard and _is_live(config)):
                 self.turns.begin()
             names = [] if self._shares_files else ["stdout", "stderr"]
             names += [] if self._logging is None else ["log"]
@@ -108,6 +109,11 @@ class Output:
 
     def arm(self) -> None:
         """In the child: begin to tee and to stream."""
+        if not self._is_heard and not self._by_fd:
+            null = os.open(os.devnull, os.O_WRONLY)
+            for fd in (1, 2):
+                os.dup2(null, fd)
+            os.close(null)
         if self.relay is not None:
             self.relay.arm()
         if self._by_fd and not self._shares_files:

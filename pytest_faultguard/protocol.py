@@ -38,6 +38,7 @@ import functools
 import os
 import pdb  # noqa: T100 - to refuse it in a child.
 import re
+import shlex
 import signal
 import sys
 import time
@@ -46,6 +47,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
@@ -116,6 +118,10 @@ from pytest_faultguard.session import Session
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_key
 from pytest_faultguard.session import to_terminal
+from pytest_faultguard.triage.bisect import Flaky
+from pytest_faultguard.triage.bisect import Found
+from pytest_faultguard.triage.bisect import Unfinished
+from pytest_faultguard.triage.bisect import minimal
 
 try:
     from _pytest.subtests import failed_subtests_key
@@ -132,6 +138,9 @@ _When = Literal["setup", "call", "teardown"]
 
 #: How long the condition of a mark may take where it is evaluated after a crash.
 _ANSWER_BOUND: Seconds = 10.0
+#: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
+_TRIALS = 10
+_TRIAL_LIMITS = Limits(timeout=60.0)
 
 
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
@@ -217,20 +226,24 @@ def data_of(item: pytest.Item) -> Generator[Journal]:
 class _Child:
     """The parent's part in the life of one child, which runs one item or the items of a scope."""
 
-    def __init__(self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None) -> None:
+    def __init__(
+        self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
+    ) -> None:
         self._config = config
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
         self.journal = Journal.create(limits.data_bytes)
         try:
-            self.output = Output(config, lives_on=node is not None)
+            self.output = Output(config, lives_on=node is not None, is_heard=is_heard)
         except OSError as error:
             self.journal.close()
             msg = f"no descriptor for the output of a child: {error}"
             raise LaunchError(msg) from error
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
         #: The item that it runs, or ran last.
-        self.item: _GuardedItem | None = None
+        self.item: _GuardedItem | _Unheard | None = None
+        #: The places of the items that it has run.
+        self.trail: list[int] = []
         #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
         self.awaited: int | None = None
         self.ahead: int | None = None
@@ -255,7 +268,7 @@ class _Child:
         """Have it wait for orders."""
         self.guard.start(lambda line: _live_in_child(session, line, self))
 
-    def run(self, item: _GuardedItem, place: int | None, nextplace: int | None) -> Remains | None:
+    def run(self, item: _GuardedItem | _Unheard, place: int | None, nextplace: int | None) -> Remains | None:
         """Run an item; what was left by the child where that was its end."""
         self.item, attempt = item, item.attempt
         if self.node is None:
@@ -266,6 +279,7 @@ class _Child:
         given = None if self.has_begun(place) else order
         ahead = None if attempt else self._config.stash[_children_key].order_ahead(self, place, nextplace)
         self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
+        self.trail.append(place)
         with self._guarding(item):
             return self.guard.give(given, item.settings.limits, ahead=ahead)
 
@@ -273,10 +287,15 @@ class _Child:
         """Whether it runs the item at that place already."""
         return self.goes_on and self.ahead == place
 
+    @property
+    def is_astray(self) -> bool:
+        """Whether it has gone on with an item for which nobody has asked any more."""
+        return self.goes_on and self.ahead is not None
+
     def trim(self, place: int) -> Remains | None:
         """Tear down what an item does not need, some that were not guarded having run since the last one."""
         item = self.item
-        assert item is not None
+        assert isinstance(item, _GuardedItem)
         limits = self._limits_of_end(item)
         with self._guarding(item):
             remains = self.guard.give(Trim(nextitem=place), limits)
@@ -286,12 +305,10 @@ class _Child:
     def end(self, *, hurry: bool = False) -> None:
         """Tear down all that is left, and end; in a hurry, within the grace."""
         item = self.item
-        if item is None or (self.goes_on and self.ahead is not None):
-            # It runs a test for which nobody has asked any more: what becomes of that is nobody's report.
+        if not isinstance(item, _GuardedItem) or self.is_astray:
+            # What becomes of a test for which nobody has asked is nobody's report.
             self.item = None
-            self.guard.end(
-                Limits(timeout=_ANSWER_BOUND) if item is None else self._limits_of_end(item), interrupted=True
-            )
+            self.guard.end(_TRIAL_LIMITS, interrupted=True)
             self.close()
             return
         self.is_ending = not self.guard.has_ended()
@@ -306,7 +323,7 @@ class _Child:
         return replace(limits, timeout=(limits.grace if hurry else timeout) or None, clock_waits=False)
 
     @contextmanager
-    def _guarding(self, item: _GuardedItem) -> Generator[None]:
+    def _guarding(self, item: _GuardedItem | _Unheard) -> Generator[None]:
         session = self._config.stash[session_key]
         session.guarding = item.item.nodeid, self.guard
         try:
@@ -334,6 +351,7 @@ class _Children:
         self._session = session
         self._living: dict[tuple[pytest.Collector, int], _Child] = {}
         self._refused: FaultguardError | None = None
+        self._trials_left = _TRIALS
         self._places: dict[pytest.Item, int] = {}
         session.config.stash[_outermost_key] = _Outermost(session.config.pluginmanager)
 
@@ -357,14 +375,14 @@ class _Children:
         child, place = self._living.get(key), self.place_of(item)
         if child is not None and place is not None and child.has_begun(place):
             return
-        if child is not None and (child.goes_on and child.ahead is not None or child.guard.has_ended()):
+        if child is not None and (child.is_astray or child.guard.has_ended()):
             self._end(child)
         elif child is not None and child.awaited != place:
             assert place is not None
             remains = child.trim(place)
             if remains is not None:
                 self.remove(child)
-                assert child.item is not None
+                assert isinstance(child.item, _GuardedItem)
                 child.item.end(remains)
         if key not in self._living:
             _prepare(item.config)
@@ -409,6 +427,74 @@ class _Children:
         following = items[nextplace + 1] if nextplace + 1 < len(items) else None
         stays = following is not None and child.node in following.listchain()
         return Run(item=nextplace, nextitem=nextplace + 1 if stays else None, failed=session.testsfailed, ahead=True)
+
+    def explained(self, crash: Crash, child: _Child, settings: Settings) -> Crash:
+        """A crash with the answer to whose fault it was, where other items had run in the same child."""
+        items, (*before, place) = self._session.items, child.trail
+        crash = replace(crash, trail=tuple(items[one].nodeid for one in reversed(before)))
+        if not settings.confirm or isinstance(crash.ending, Overdue):
+            return crash
+        if not self._trials_left:
+            return replace(
+                crash, gaps=(*crash.gaps, f"whose fault: {_TRIALS} crashes of this session were tried again")
+            )
+        self._trials_left -= 1
+        try:
+            crash = replace(crash, alone=self._crashes_after((), place))
+            if settings.bisect_runs and not crash.alone:
+                found = minimal(
+                    len(before),
+                    lambda some: self._crashes_after([before[one] for one in some], place),
+                    settings.bisect_runs,
+                )
+                return self._told(crash, found, before)
+        except FaultguardError as error:
+            return replace(crash, gaps=(*crash.gaps, f"whose fault: {error}"))
+        return crash
+
+    def _told(self, crash: Crash, found: Found, before: list[int]) -> Crash:
+        items = self._session.items
+        match found:
+            case Flaky(runs=runs):
+                told = f"bisect: it did not crash each time that the same tests ran before it: flaky ({runs} runs)"
+                return replace(crash, gaps=(*crash.gaps, told))
+            case Unfinished(runs=runs):
+                told = f"bisect: stopped after {runs} runs, fewer may be needed; see --faultguard-bisect-runs"
+                crash = replace(crash, gaps=(*crash.gaps, told))
+        needs = tuple(items[before[one]].nodeid for one in found.places)
+        return replace(crash, needs=needs, command=self._command(*needs, crash.label))
+
+    def _command(self, *nodeids: str) -> str:
+        """Has a shell run these in this order in one child."""
+        config = self._session.config
+        options = ["--faultguard", "--faultguard-scope=session"]
+        if config.pluginmanager.hasplugin("randomly"):
+            options += ["-p", "no:randomly"]
+        command = shlex.join(["pytest", *options, *nodeids])
+        root = config.rootpath
+        return command if config.invocation_params.dir == root else f"cd {shlex.quote(str(root))} && {command}"
+
+    def _crashes_after(self, before: Sequence[int], place: int) -> bool:
+        """Whether an item crashes in a fresh child in which these have run before; nobody hears of that otherwise.
+
+        Raises:
+            JournalError, LaunchError: there is no child to be had.
+        """
+        items, places = self._session.items, [*before, place]
+        settings = items[place].stash[settings_key]
+        assert settings is not None
+        child = _Child(self._session.config, settings.limits, self._session, is_heard=False)
+        try:
+            child.start(self._session)
+            for one, following in zip(places, [*places[1:], None], strict=True):
+                remains = child.run(_Unheard(items[one]), one, following)
+                if remains is not None:
+                    return one == place and remains.ending is not None
+            child.item = None
+            child.guard.end(_TRIAL_LIMITS)
+            return False
+        finally:
+            child.close()
 
     def end_unneeded(self, nextitem: pytest.Item | None) -> None:
         """After an item: end the children whose scope has ended."""
@@ -489,6 +575,25 @@ def _reporting_late(item: pytest.Item) -> Generator[None]:
         yield
     finally:
         worker.item_index = now
+
+
+class _Unheard:
+    """An item that runs once more, to see what becomes of it."""
+
+    attempt = 0
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        settings = item.stash[settings_key]
+        assert settings is not None
+        timeout = settings.limits.timeout or _TRIAL_LIMITS.timeout
+        self.settings = replace(settings, limits=replace(settings.limits, timeout=timeout, dump_every=None))
+
+    def take(self, message: Message) -> None:
+        """What is said has been said before."""
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """As above."""
 
 
 # The parent's side: one item.
@@ -575,6 +680,8 @@ class _GuardedItem:
                 crash = self._crash(remains)
             finally:
                 child.close()
+        if crash is not None and len(child.trail) > 1:
+            crash = children.explained(crash, child, self.settings)
         self._conclude(crash, () if remains is None else remains.leaked)
 
     @property

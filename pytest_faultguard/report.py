@@ -35,6 +35,8 @@ DATA_TITLE = "rescued faultguard_data"
 LEAKED_TITLE = "leaked processes (killed)"
 #: A report travels through pipes and stays in memory until the session's end.
 _SECTION_CHARACTERS = 200_000
+#: Of the tests that ran before in the same child, those that somebody reads.
+_TRAIL_LINES = 20
 
 
 def blame(item: pytest.Item, crash: Crash) -> types.TracebackType:
@@ -189,10 +191,28 @@ def sections(crash: Crash) -> Iterator[tuple[str, str]]:
         yield "faulthandler dump", crash.dump
     if crash.rescued:
         yield DATA_TITLE, data_text(crash.rescued)
+    if crash.trail:
+        yield "shared child", "\n".join(_whose_fault(crash))
     if crash.leaked:
         yield LEAKED_TITLE, "\n".join(crash.leaked)
     if crash.gaps:
         yield "gaps in the evidence", "\n".join(crash.gaps)
+
+
+def _whose_fault(crash: Crash) -> Iterator[str]:
+    if crash.alone:
+        yield "crashes alone"
+        return
+    denied = "" if crash.alone is None else "does not crash alone; "
+    yield f"{denied}ran before it in the same child:"
+    shown = crash.trail[:_TRAIL_LINES]
+    yield from (f"  {nodeid}" for nodeid in shown)
+    if len(crash.trail) > len(shown):
+        yield f"  ... and {len(crash.trail) - len(shown)} before"
+    if crash.needs:
+        yield "crashes after:"
+        yield from (f"  {nodeid}" for nodeid in crash.needs)
+        yield f"  {crash.command}"
 
 
 def data_text(rescued: tuple[Rescued, ...]) -> str:
