@@ -154,6 +154,20 @@ class Output:
         elif "log" in self._files:
             self._files["log"].forget()
 
+    def between_tests(self) -> dict[str, str]:
+        """In the child, when a phase begins that follows a last report: what was written since then."""
+        files = [self._files[name] for name in ("stdout", "stderr") if name in self._files]
+        if not any(file.size() for file in files):
+            return {}
+        if self._by_fd:
+            out, err = self._capture.read_global_capture()
+            return {name: text for name, text in (("stdout", out), ("stderr", err)) if text}
+        texts = {name: self._files[name].read() for name in ("stdout", "stderr")}
+        if self._capture is not None:
+            self._capture.read_global_capture()
+        self.forget()
+        return {name: text for name, text in texts.items() if text}
+
     def go_on(self) -> None:
         """In the child: the last report has left; a crash at exit has last words, too."""
         if self._capture is not None:
@@ -264,6 +278,9 @@ class _File:
     def append(self, data: bytes) -> None:
         if identity(self.fd) == self._identity:
             os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size if identity(self.fd) == self._identity else 0
 
     def forget(self) -> None:
         if identity(self.fd) == self._identity:

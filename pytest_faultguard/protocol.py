@@ -105,6 +105,7 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Run
+from pytest_faultguard.process.channel import Said
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Trim
@@ -368,10 +369,9 @@ class _Children:
 
         Not within the protocol, where hooks have begun what must not be there for the next item.
         """
-        key = self._key(item)
+        key, self._refused = self._key(item), None
         if key is None:
             return
-        self._refused = None
         child, place = self._living.get(key), self.place_of(item)
         if child is not None and place is not None and child.has_begun(place):
             return
@@ -384,17 +384,20 @@ class _Children:
                 self.remove(child)
                 assert isinstance(child.item, _GuardedItem)
                 child.item.end(remains)
-        if key not in self._living:
-            _prepare(item.config)
-            item.config.stash[session_key].lines.expect()
+        if key in self._living:
+            return
+        _prepare(item.config)
+        item.config.stash[session_key].lines.expect()
+        try:
+            self._living[key] = child = _Child(item.config, _limits_of(item), key[0])
             try:
-                child = _Child(item.config, _limits_of(item), key[0])
-                self._living[key] = child
                 child.start(self._session)
-            except (JournalError, LaunchError) as error:
-                self._refused = error
-                if child is not None and self._living.pop(key, None) is not None:
-                    child.close()
+            except BaseException:
+                self.remove(child)
+                child.close()
+                raise
+        except (JournalError, LaunchError) as error:
+            self._refused = error
 
     def child_for(self, item: pytest.Item) -> _Child:
         """The child that is to run an item.
@@ -761,6 +764,8 @@ class _GuardedItem:
                 self.child.output.turns.give_back()
             case Expected():
                 self.expected = message
+            case Said(texts=texts):
+                self.child.output.pass_on(texts)
             case Warned():
                 self._warn(message)
             case Noted(session_properties=properties, attributes=attributes):
@@ -1181,7 +1186,7 @@ class _Inside:
         )
         self._reporter = self._config.stash[_outermost_key].reporter = reporter
         if attempt:
-            reruns.enter_child(item)
+            reruns.enter_child(item, attempt)
 
     def obey(self, do: Callable[[], None]) -> None:
         """Run tests, tear down what is left, and say how that ended."""
@@ -1205,7 +1210,11 @@ class _Inside:
         items, session = self._session.items, self._session
         goes_on, failed = False, 0
         while True:
-            match orders.wait():
+            order = orders.wait()
+            texts = self._output.between_tests()
+            if texts:
+                self._send(Said(texts=texts))
+            match order:
                 case Run(ahead=True) if not goes_on:
                     continue  # It will be given again, when what has happened is known.
                 case Run(item=place, nextitem=following, failed=failed, attempt=attempt):
@@ -1231,7 +1240,13 @@ class _Inside:
         self.begin(item, self._attempt)
         self._forward_warnings()
         _arm_faulthandler_timeout(self._config, self._line.stacks_fd)
+        # Of the hooks around a test that the parent calls, it has to hear as well: its live log begins anew.
+        live_log = self._config.pluginmanager.getplugin("logging-plugin")
+        if live_log is not None:
+            live_log.pytest_runtest_logstart()
         runtestprotocol(item, nextitem=nextitem)
+        if live_log is not None:
+            live_log.pytest_runtest_logfinish()
 
     def _tear_down_late(self, nextitem: pytest.Item | None) -> None:
         """End what several items have shared; where that fails, it is one more teardown of the last one."""
@@ -1246,6 +1261,7 @@ class _Inside:
 
         call = _called(tear_down, "teardown")
         if call.excinfo is None:
+            self._output.forget()
             return
         reporter.is_late = True
         item.ihook.pytest_runtest_logreport(report=item.ihook.pytest_runtest_makereport(item=item, call=call))

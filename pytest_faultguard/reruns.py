@@ -72,11 +72,10 @@ def begin(item: pytest.Item) -> None:
         vars(item).update({name: {} for name in (*_KEPT, _EXCEPTIONS)})
 
 
-def enter_child(item: pytest.Item) -> None:
+def enter_child(item: pytest.Item, attempt: int) -> None:
     """In the child: this attempt is all that there is."""
-    plugin = _plugin(item.config)
-    count = plugin.get_reruns_count
-    plugin.get_reruns_count = lambda other: None if other is item else count(other)
+    vars(item)["execution_count"] = attempt
+    _plugin(item.config).get_reruns_count = lambda _: None
 
 
 def kept(item: pytest.Item, when: str | None) -> dict[str, Any]:
