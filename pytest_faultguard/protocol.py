@@ -394,7 +394,10 @@ class _Children:
                 child.start(self._session)
             except BaseException:
                 self.remove(child)
-                child.close()
+                if child.guard.has_ended():
+                    child.close()
+                else:
+                    child.end()
                 raise
         except (JournalError, LaunchError) as error:
             self._refused = error
