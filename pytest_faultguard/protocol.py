@@ -309,8 +309,10 @@ class _Child:
         if not isinstance(item, _GuardedItem) or self.is_astray:
             # What becomes of a test for which nobody has asked is nobody's report.
             self.item = None
-            self.guard.end(_TRIAL_LIMITS, interrupted=True)
-            self.close()
+            try:
+                self.guard.end(_TRIAL_LIMITS, interrupted=True)
+            finally:
+                self.close()
             return
         self.is_ending = not self.guard.has_ended()
         with self._guarding(item):
@@ -1211,7 +1213,7 @@ class _Inside:
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
         items, session = self._session.items, self._session
-        goes_on, failed = False, 0
+        goes_on = False
         while True:
             order = orders.wait()
             texts = self._output.between_tests()
@@ -1224,7 +1226,9 @@ class _Inside:
                     session.testsfailed, self._attempt = failed, attempt
                     nextitem = None if following is None else items[following]
                     self._config.hook.pytest_runtest_protocol(item=items[place], nextitem=nextitem)
+                    goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
                 case Trim(nextitem=following):
+                    goes_on = False
                     self._tear_down_late(items[following])
                 case Leave():
                     self._tear_down_late(None)
@@ -1232,7 +1236,7 @@ class _Inside:
                 case other:
                     raise AssertionError(other)
             unfit = self._unfit()
-            goes_on = not (unfit or session.shouldstop or session.shouldfail or session.testsfailed > failed)
+            goes_on = goes_on and not unfit
             self._line.sender.ring(
                 Idle(goes_on=goes_on, shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=unfit)
             )

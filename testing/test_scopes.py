@@ -439,3 +439,28 @@ def test_child_that_waits_leaves_nothing_behind_pytest(
 
     assert has_ended(pid)
     assert has_ended(inner)
+
+
+def test_order_given_ahead_is_void_after_a_failure(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+) -> None:
+    """Also where a test that is not guarded comes between, and something has to be torn down before the next one."""
+    pytester.makeconftest(PIDS)
+    module = """
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide(): yield
+        @pytest.mark.faultguard(scope="session")
+        class TestGuarded:
+            def test_a(self, wide): pass
+            def test_b(self, wide): assert 0
+            def test_c(self, wide): pass
+        def test_d(wide): pass
+        @pytest.mark.faultguard(scope="session")
+        def test_e(): assert 0
+        """
+    pytester.makepyfile(test_1=module, test_2=module)
+
+    run_pytest().assert_outcomes(passed=6, failed=4)
+
+    assert notes.groups() == ["abceabce", "dd"]
