@@ -262,6 +262,8 @@ def test_what_the_listener_raises_ends_the_child(seen: Seen) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_raises_at_any_moment_orphans_nothing(seen: Seen) -> None:
     """Somebody else's, pytest-timeout's for example: the child is buried, the signals are as before."""
+    if threading.active_count() > 1:
+        pytest.skip("another thread may take a signal, and CPython then runs its handler here, blocked or not")
 
     class Alarm(Exception):
         pass
@@ -397,7 +399,8 @@ def test_a_thread_that_crashes_while_the_target_leaves_is_a_crash(seen: Seen) ->
 
     def target(line: Line) -> None:
         # What faulthandler does on a native thread, with the process leaving before the signal kills it.
-        dump_fd = max(fd for fd in range(512, 600) if _is_pipe(fd) and fd not in {line.sender._fd, line.stacks_fd})
+        known = {line.sender._fd, line.sender._bell_fd, line.stacks_fd}
+        dump_fd = max(fd for fd in range(512, 600) if _is_pipe(fd) and fd not in known)
         finish(line)
         os.write(dump_fd, b"Fatal Python error: Segmentation fault\n\n")
         os._exit(0)
