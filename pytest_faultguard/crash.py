@@ -19,8 +19,9 @@ from typing import final
 #: A duration or an instant of the monotonic clock, in seconds.
 Seconds: TypeAlias = float
 
-#: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone.
-Phase: TypeAlias = Literal["setup", "call", "teardown", "exit"]
+#: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone. In ``collect`` there
+#: is no test yet: it is a module, a class or a directory.
+Phase: TypeAlias = Literal["collect", "setup", "call", "teardown", "exit"]
 
 
 @final
@@ -101,7 +102,7 @@ class Rescued:
 class Crash:
     """An unclean ending of a guarded test, with the evidence that the child left."""
 
-    #: The node id of the test.
+    #: The node id of the test; of what was collected, in ``collect``.
     label: str
     phase: Phase
     ending: Ending
@@ -146,7 +147,7 @@ class Crash:
                 core = ", core dumped" if core_dumped else ""
                 told = f"{describe_signal(number)} {where} after {self.duration:.2f} s{core}"
             case Exited(code=code):
-                unfinished = "process" if self.phase == "exit" else "test"
+                unfinished = {"exit": "process", "collect": "import"}.get(self.phase, "test")
                 told = f"exit code {code} {where} after {self.duration:.2f} s: the {unfinished} never finished"
             case Overdue(timeout=timeout, stopped_by=stopped_by):
                 told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"

@@ -172,6 +172,18 @@ class Guard:
                 pipes.__exit__()
         return None if watched is None else _remains(watched)
 
+    def end_now(self) -> None:
+        """End the child with its group, whatever it does, and bury it."""
+        with Signals():
+            watch, pipes = self._watch, self._pipes
+            self._watch = self._pipes = None
+            try:
+                if watch is not None:
+                    watch.end_now()
+            finally:
+                if pipes is not None:
+                    pipes.__exit__()
+
     def forget(self) -> None:
         """In another child: this one is the parent's."""
         if self._pipes is not None:

@@ -197,6 +197,7 @@ _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGU
 
 FLAGS: Mapping[str, str] = {
     "--faultguard": "run every test in a guarded child process, not only the marked ones",
+    "--faultguard-collect": "import each test module in a guarded child process first: a crash there is a collection error",
     "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
     "--faultguard-bisect": "find which of the tests that ran before it in the same child a test needs to crash",
 }
@@ -313,6 +314,14 @@ def settings_for(item: pytest.Item) -> Settings | None:
         confirm=values["confirm"],
         bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,
     )
+
+
+def limits_of_collection(config: pytest.Config) -> Limits | None:
+    """How the import of one module is guarded; None where it is not."""
+    if not config.getoption(_dest("--faultguard-collect")) or why_unguarded(config) is not None:
+        return None
+    timeout, grace = (_configured(_BY_NAME[name], config) for name in ("timeout", "grace"))
+    return Limits(timeout=timeout or None, grace=grace)
 
 
 def data_limit_for(item: pytest.Item) -> int:

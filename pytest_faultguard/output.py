@@ -178,6 +178,68 @@ class Output:
 
 
 @final
+class ScoutOutput:
+    """What a scout writes, kept from the terminal: pytest will write it when it collects the same."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        import fcntl  # Here, for Windows has none, and imports this module.
+
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._method = config.getoption("capture", "no")
+        self._files: dict[str, _File] = {}
+        try:
+            for name in ("stdout", "stderr"):
+                self._files[name] = file = _File(name)
+                # Several descriptors write, and it is emptied between: nobody's offset counts.
+                fcntl.fcntl(file.fd, fcntl.F_SETFL, os.O_APPEND)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the files go."""
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+
+    def read(self) -> dict[str, str]:
+        """What was written since :meth:`forget`; empty texts are left out."""
+        return {name: text for name, file in self._files.items() if (text := file.read())}
+
+    # The child's side.
+
+    def arm(self) -> None:
+        """In the scout: write into the files, and no more to the terminal."""
+        self._take_over()
+        if self._capture is None:
+            return
+        self._capture.resume_global_capture()
+        if self._method == "fd":
+            self._take_over()
+        elif self._method == "sys":
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+                _tee(stream, self._files[name])
+        self._capture.suspend_global_capture()
+
+    def _take_over(self) -> None:
+        files = identity(1), identity(2)
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            file = identity(fd)
+            # stdin is /dev/null: where this is, too, others may have it open for another purpose.
+            if file == files[fd - 1] and file != identity(0):
+                _replace(file, self._files[name].fd)
+            os.dup2(self._files[name].fd, fd)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None and hasattr(stream, "reconfigure"):
+                stream.reconfigure(write_through=True)
+
+    def forget(self) -> None:
+        """In the scout: what follows is of something else."""
+        for file in self._files.values():
+            file.forget()
+
+
+@final
 class Turns:
     """Keeps the order on a terminal to which a child writes as well, because its output is not captured.
 

@@ -941,6 +941,7 @@ class _GuardedItem:
     def _log_crash(self, crash: Crash) -> pytest.TestReport:
         """Make the report of a crash as pytest makes one of an exception, and log it."""
         item = self.item
+        assert crash.phase != "collect"
         when: _When = "teardown" if crash.phase == "exit" else crash.phase
         call = pytest.CallInfo.from_call(lambda: None, when=when)
         call.stop = time.time()

@@ -155,6 +155,18 @@ class Idle:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Collecting:
+    """A collector is being collected, within those that are not done yet; :class:`Idle` says that the last one is done."""
+
+    #: The name of its class: a file may be collected by several.
+    kind: str
+    node: str
+    #: When that began, on the monotonic clock.
+    at: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """An order: run a test."""
 
@@ -205,7 +217,20 @@ class Told:
 
 Order: TypeAlias = Run | Trim | Leave
 Message: TypeAlias = (
-    Report | Said | Covered | Expected | Warned | Noted | Kept | Stopped | Idle | Finished | Broken | Told | Order
+    Report
+    | Said
+    | Covered
+    | Expected
+    | Warned
+    | Noted
+    | Kept
+    | Stopped
+    | Collecting
+    | Idle
+    | Finished
+    | Broken
+    | Told
+    | Order
 )
 
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}

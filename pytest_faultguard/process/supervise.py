@@ -176,6 +176,10 @@ class Watch:
         """All is said: what follows is the end of the process."""
         self._only(self._on_exit_bound, time.monotonic() + GONE_BOUND)
 
+    def end_now(self) -> None:
+        """End the child, whatever it does; to be called with all signals blocked."""
+        self._bury()
+
     def forget(self) -> None:
         """In another child: this one is the parent's."""
         os.close(self._child.pidfd)
