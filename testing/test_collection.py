@@ -216,6 +216,17 @@ def test_modules_that_are_named_are_guarded(pytester: pytest.Pytester, run_pytes
     assert "INTERNALERROR" not in told
 
 
+def test_hook_that_crashes_is_an_error_of_the_session(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """What belongs to no module ends as an error, too."""
+    pytester.makeconftest("import os\ndef pytest_collect_directory(): os.abort()\n")
+    pytester.makepyfile(FINE)
+
+    result = run_pytest(COLLECT)
+
+    assert errors(result) == ["ERROR . - SIGABRT (aborted) in collect"]
+    result.assert_outcomes(errors=1)
+
+
 @pytest.mark.usefixtures("programs")
 def test_crash_is_no_internal_error_with_pytests_own_options(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     """With -x, --lf, --tb=native and --junitxml it is what an exception at import is."""
@@ -328,9 +339,6 @@ def test_pytest_main_leaves_nothing(pytester: pytest.Pytester, start_pytest: Sta
 import os
 import pytest
 
-def left():
-    return sorted(os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if int(fd) > 2)[:-1]
-
 class Counting:
     errors = 0
     def pytest_collectreport(self, report):
@@ -357,9 +365,18 @@ else:
     assert session.end() == 0, session.output
 
 
+#: Before, pytest took an interrupt at import for an error of the module, and went on.
+INTERRUPTIBLE = pytest.version_tuple >= (8, 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 @pytest.mark.parametrize("where", ["scout", "pytest"])
-def test_interrupt_ends_the_scout(pytester: pytest.Pytester, start_pytest: StartPytest, where: str) -> None:
-    """Ctrl-C while the scout imports, and while pytest itself does and the scout is ahead: nobody is orphaned."""
+def test_no_scout_outlives_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, where: str, number: signal.Signals
+) -> None:
+    """Whatever ends pytest while the scout imports, and while pytest itself does and the scout is ahead."""
+    if where == "pytest" and number == signal.SIGINT and not INTERRUPTIBLE:
+        pytest.skip("pytest 8.0 to 8.2 go on")
     pytester.makepyfile(
         test_a=f"""
         from pytest_faultguard import is_guarded
@@ -382,7 +399,10 @@ def test_interrupt_ends_the_scout(pytester: pytest.Pytester, start_pytest: Start
     session = start_pytest(COLLECT)
 
     session.wait_for("imports")
-    session.send(signal.SIGINT)
+    session.send(number)
 
-    assert session.end() == pytest.ExitCode.INTERRUPTED
-    assert "KeyboardInterrupt" in session.output
+    if number == signal.SIGINT:
+        assert session.end() == pytest.ExitCode.INTERRUPTED
+        assert "KeyboardInterrupt" in session.output
+    else:
+        assert session.end() == -number
