@@ -48,6 +48,7 @@ def start(config: pytest.Config) -> None:
     limits = options.limits_of_collection(config)
     if limits is not None:
         config.pluginmanager.register(_Scouting(limits), "faultguard-collection")
+        config.pluginmanager.register(_Once(), "faultguard-collection-once")
 
 
 def _name(collector: pytest.Collector) -> _Name:
@@ -244,6 +245,35 @@ def _report(collector: pytest.Collector, found: _Found) -> pytest.CollectReport:
     reporting.dress(report, crash)
     report.sections += [(f"Captured {name}", reporting.clean(text)) for name, text in found.captured.items()]
     return report
+
+
+class _Once:
+    """On a controller of pytest-xdist, which shows the equal ones of its workers' errors once.
+
+    To it two texts may be equal, and two tracebacks never are.
+    """
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_report_from_serializable(self) -> Generator[None, object, object]:
+        report = yield
+        record = getattr(report, reporting.ATTRIBUTE, None)
+        longrepr: Any = getattr(report, "longrepr", None)
+        if isinstance(report, pytest.CollectReport) and record is not None and hasattr(longrepr, "__dict__"):
+            longrepr.__class__ = _equal(type(longrepr))
+            longrepr.faultguard_identity = record["label"], *sorted(record["ending"].items())
+        return report
+
+
+def _equal(kind: type) -> type:
+    """The type of such a repr, whose instances are equal where they tell of the same."""
+
+    def is_equal(self: Any, other: object) -> bool:
+        return bool(self.faultguard_identity == getattr(other, "faultguard_identity", None))
+
+    def hash_of(self: Any) -> int:
+        return hash(self.faultguard_identity)
+
+    return type(kind.__name__, (kind,), {"__module__": kind.__module__, "__eq__": is_equal, "__hash__": hash_of})
 
 
 class _ForwardedError(Exception):
