@@ -108,6 +108,9 @@ class _Scouting:
         finally:
             self._end()
 
+    def pytest_unconfigure(self) -> None:
+        self._end()  # With --fixtures there is a collection without that hook.
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Generator[None, object, object]:
         if self._sender is None:
@@ -147,8 +150,9 @@ class _Scouting:
 
     def _send_out(self, collector: pytest.Collector) -> None:
         config, session = collector.config, collector.session
-        config.get_terminal_writer().flush()
         # What is still in a buffer would be written twice.
+        if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
+            config.get_terminal_writer().flush()
         flush_streams()
         output = None
         try:
@@ -223,8 +227,9 @@ class _Scouting:
                 )  # A worker of pytest-xdist: its controller hears of all this from the parent.
         manager.register(_Silence())
         manager.register(_Deaf())
-        # Files that the parent has met by now are no duplicates here.
-        session.config.option.keepduplicates = True
+        if self._found:
+            # It begins in the midst of a collection: files that have been met by now are no duplicates.
+            session.config.option.keepduplicates = True
         try:
             session.perform_collect()
         except BaseException:  # noqa: BLE001, S110 - pytest will meet it, too.

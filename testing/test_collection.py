@@ -263,11 +263,14 @@ MIXED = {
     [
         (),
         (GO_ON, "-rA"),
+        (GO_ON, "-s"),
+        (GO_ON, "-p", "no:terminal"),
+        (GO_ON, "--import-mode=importlib", "-k", "1"),
+        ("-x", "--capture=sys"),
         ("--collect-only", "-q"),
-        ("-s", GO_ON),
-        ("--capture=sys",),
-        ("-x",),
+        ("--fixtures",),
         ("--log-cli-level=INFO",),
+        ("test_c.py::TestIt::test_2", "test_c.py", "test_a.py", "--keep-duplicates"),
     ],
     ids=" ".join,
 )
