@@ -31,6 +31,7 @@ from pytest_faultguard.guard import Remains
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import ScoutOutput
+from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Collecting
 from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Idle
@@ -66,6 +67,8 @@ class _Scout:
         self.open: list[Collecting] = []
         #: How often it has survived each collector.
         self.done: Counter[_Name] = Counter()
+        #: What went wrong in the scout itself.
+        self.broken = ""
 
     def take(self, message: Message) -> None:
         match message:
@@ -74,6 +77,8 @@ class _Scout:
             case Idle():
                 last = self.open.pop()
                 self.done[last.kind, last.node] += 1
+            case Broken(text=text):
+                self.broken = text
             case _:
                 pass  # It has finished.
 
@@ -138,13 +143,14 @@ class _Scouting:
             self._end()
             self._is_over = False
             self._visits.clear()
+            self._found.clear()
         name = _name(collector)
         self._visits[name] += 1
         while name not in self._found and not self._is_over:
             if self._scout is None:
                 self._send_out(collector)
             elif self._scout.done[name] < self._visits[name]:
-                self._wait(self._scout, name)
+                self._wait(self._scout, collector)
             else:
                 return
 
@@ -160,22 +166,28 @@ class _Scouting:
             self._scout = _Scout(self._limits, output)
             self._scout.guard.start(lambda line: self._go_ahead(session, line, output))
         except (OSError, LaunchError) as error:
-            self._is_over, self._scout = True, None
+            self._scout = None
             if output is not None:
                 output.close()
-            collector.warn(pytest.PytestWarning(f"faultguard: test modules are imported unguarded: {error}"))
+            self._give_up(collector, str(error))
 
-    def _wait(self, scout: _Scout, name: _Name) -> None:
+    def _give_up(self, collector: pytest.Collector, reason: str) -> None:
+        self._is_over = True
+        collector.warn(pytest.PytestWarning(f"faultguard: test modules are imported unguarded: {reason}"))
+
+    def _wait(self, scout: _Scout, collector: pytest.Collector) -> None:
         """Wait until the scout has done one thing more."""
         ended = True
         try:
             remains = scout.guard.give(None, self._limits)
             if remains is None:
                 ended = False
+            elif scout.broken:
+                self._give_up(collector, scout.broken.strip().splitlines()[-1])
             elif remains.ending is None:
                 self._is_over = True
             else:
-                self._note(scout, remains, name)
+                self._note(scout, remains, _name(collector))
         finally:
             if ended:
                 self._scout = None
