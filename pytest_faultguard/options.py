@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ import pytest
 from pytest_faultguard.alarms import alarm_of
 from pytest_faultguard.aliases import ALIASES
 from pytest_faultguard.crash import Seconds
+from pytest_faultguard.deaths import TIMEOUT
+from pytest_faultguard.deaths import Death
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.guard import DEFAULT_GRACE
 from pytest_faultguard.guard import Limits
@@ -84,6 +87,32 @@ def _scope(value: object) -> str:
     return str(value)
 
 
+def _ending(value: object) -> str | int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:  # noqa: PLR2004 - of any process.
+        return value
+    if isinstance(value, str):
+        if value == TIMEOUT:
+            return value
+        if value in signal.Signals.__members__:
+            return signal.Signals[value].name  # SIGIOT is SIGABRT.
+        if not can_fork() and re.fullmatch(r"SIG[A-Z0-9]+", value):
+            return value  # No test dies here; elsewhere there is such a signal.
+    msg = f"the name of a signal, an exit code from 0 to 255, or {TIMEOUT!r}"
+    raise _WrongError(msg)
+
+
+def _pattern(value: object) -> str:
+    msg = "a regular expression"
+    if not isinstance(value, str):
+        raise _WrongError(msg)
+    try:
+        re.compile(value)
+    except re.error as error:
+        msg = f"{msg}: {error}"
+        raise _WrongError(msg) from None
+    return value
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -98,6 +127,8 @@ class Settings:
     confirm: bool
     #: How often tests may be run in search of those that a crash needs; 0 for no search.
     bisect_runs: int
+    #: How it must die to pass; None for a test that must live.
+    death: Death | None = None
 
 
 @final
@@ -117,6 +148,8 @@ class Argument:
     parse: Callable[[object], Any]
     #: What :attr:`parse` takes, from the text of a command line or an ini file.
     read: Callable[[str], object] = _number
+    #: Whether it is said of a test and of nothing else: there is no option and no ini setting.
+    is_marker_only: bool = False
 
     @property
     def flag(self) -> str:
@@ -192,6 +225,22 @@ ARGUMENTS: tuple[Argument, ...] = (
         parse=_size,
         read=str,
     ),
+    Argument(
+        name="expect",
+        metavar="ENDING",
+        help=f"the test passes if its call dies so, and else fails: the name of a signal, an exit code, or {TIMEOUT!r}",
+        default=None,
+        parse=_ending,
+        is_marker_only=True,
+    ),
+    Argument(
+        name="match",
+        metavar="REGEX",
+        help="what must be found in the cause or in the output of the expected death: a regular expression",
+        default=None,
+        parse=_pattern,
+        is_marker_only=True,
+    ),
 )
 _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
 
@@ -221,10 +270,14 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("faultguard", "crash-isolated tests")
     for flag, told in FLAGS.items():
         group.addoption(flag, action="store_true", default=False, dest=_dest(flag), help=told)
-    for argument in ARGUMENTS:
+    for argument in _configurable():
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
         parser.addini(argument.ini, argument.help, default=None)
     parser.addini(ALIASES_INI, ALIASES_HELP, type="args", default=[])
+
+
+def _configurable() -> Iterator[Argument]:
+    return (argument for argument in ARGUMENTS if not argument.is_marker_only)
 
 
 def _dest(flag: str) -> str:
@@ -249,7 +302,7 @@ def check_config(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: names the option or setting, and the value.
     """
-    for argument in ARGUMENTS:
+    for argument in _configurable():
         _configured(argument, config)
     aliases = _aliases(config)
     for name in aliases:
@@ -290,6 +343,7 @@ def settings_for(item: pytest.Item) -> Settings | None:
     marks = _marks(item)
     for mark in marks:
         (_check if mark.name == MARKER else _check_alias)(item, mark)
+    death = expected_death(item, marks)
     config = item.config
     every = config.getoption(_dest("--faultguard"))
     if (not marks and not every) or why_unguarded(config) is not None:
@@ -299,6 +353,9 @@ def settings_for(item: pytest.Item) -> Settings | None:
         return None
     values = {argument.name: _value(argument, given, config, is_marked=bool(given)) for argument in ARGUMENTS}
     timeout, in_call = _deadline(item, given)
+    if death is not None and death.ending == TIMEOUT and not timeout:
+        msg = f"{item.nodeid}: faultguard marker: expect={TIMEOUT!r} without a timeout: the test might never end"
+        raise pytest.UsageError(msg)
     limits = Limits(
         timeout=timeout or None,
         clock_waits=in_call,
@@ -312,7 +369,24 @@ def settings_for(item: pytest.Item) -> Settings | None:
         end_timeout=values["end_timeout"],
         confirm=values["confirm"],
         bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,
+        death=death,
     )
+
+
+def expected_death(item: pytest.Item, marks: Sequence[pytest.Mark] | None = None) -> Death | None:
+    """How an item must die to pass, guarded or not; None where it must live.
+
+    Raises:
+        pytest.UsageError: names the test, the marker's argument and the value.
+    """
+    given = [mark.kwargs for mark in (_marks(item) if marks is None else marks) if mark.name == MARKER]
+    ending, pattern = (_value(_BY_NAME[name], given, item.config) for name in ("expect", "match"))
+    if ending is not None:
+        return Death(ending=ending, pattern=pattern)
+    if pattern is not None:
+        msg = f"{item.nodeid}: faultguard marker: match={pattern!r} without expect, which says how the test must die"
+        raise pytest.UsageError(msg)
+    return None
 
 
 def data_limit_for(item: pytest.Item) -> int:
@@ -394,6 +468,8 @@ def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[fl
 
 
 def _configured(argument: Argument, config: pytest.Config, *, is_marked: bool = True) -> Any:
+    if argument.is_marker_only:
+        return argument.default
     given, source = config.getoption(argument.ini, default=None), argument.flag
     if given is None:
         given, source = config.getini(argument.ini), argument.ini
@@ -440,6 +516,8 @@ def _shown(argument: Argument) -> str:
     default = argument.default
     if isinstance(default, float | int) and default != DEFAULT_LIMIT_BYTES:
         return f"{default:g}"
+    if default is None:
+        return "none"
     told = "1GiB" if default == DEFAULT_LIMIT_BYTES else str(default)
     other = argument.default_of_unmarked
     return told if other is None else f"{told}; of a test that only ``--faultguard`` guards, {other}"
@@ -451,8 +529,10 @@ def reference() -> str:
     rows += [("", f"``{flag}``", "", "off", told) for flag, told in FLAGS.items()]
     for argument in ARGUMENTS:
         default = _shown(argument)
-        flag = f"``{argument.flag} {argument.metavar}``"
-        rows.append((f"``{argument.name}=``", flag, f"``{argument.ini}``", default, argument.help))
+        flag, ini = f"``{argument.flag} {argument.metavar}``", f"``{argument.ini}``"
+        if argument.is_marker_only:
+            flag = ini = ""
+        rows.append((f"``{argument.name}=``", flag, ini, default, argument.help))
     rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in rows:

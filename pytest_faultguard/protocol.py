@@ -199,7 +199,7 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
         crash, sections, properties = known
         report.sections[:0] = sections
         report.user_properties = [*properties, *report.user_properties]
-        reporting.dress(report, crash)
+        (reporting.dress if report.failed else reporting.dress_death)(report, crash)
     return report
 
 
@@ -688,7 +688,7 @@ class _GuardedItem:
                 crash = self._crash(remains)
             finally:
                 child.close()
-        if crash is not None and len(child.trail) > 1:
+        if crash is not None and len(child.trail) > 1 and not self._is_due(crash):
             crash = children.explained(crash, child, self.settings)
         self._conclude(crash, () if remains is None else remains.leaked)
 
@@ -946,8 +946,12 @@ class _GuardedItem:
         call.stop = time.time()
         call.duration = crash.duration
         call.start = call.stop - crash.duration
-        error = error_for(crash).with_traceback(reporting.blame(item, crash))
-        call.excinfo = pytest.ExceptionInfo.from_exception(error)
+        death = self.settings.death
+        if not self._is_due(crash):
+            error = error_for(crash).with_traceback(reporting.blame(item, crash))
+            if death is not None and crash.phase in ("setup", "call"):
+                error.args = (f"{crash.cause}; expected {death} in call",)
+            call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
         properties = [] if self.last is None else self.last.user_properties
@@ -967,6 +971,11 @@ class _GuardedItem:
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
+
+    def _is_due(self, crash: Crash) -> bool:
+        """Whether the item passes by it."""
+        death = self.settings.death
+        return death is not None and death.is_met_by(crash, self.captured.values())
 
     def _earlier_sections(self) -> list[tuple[str, str]]:
         """The output of the phases that have ended; what a hook had put into their reports is theirs."""
@@ -1435,19 +1444,26 @@ class _Outermost:
             self.reporter.keep_output(call.when)
         report = yield
         if self.reporter is not None:
+            report = self.reporter.judge(call, report)
             self.reporter.add_data(report)
         return report
 
-    # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
+    # Registered last: they run after pytest has evaluated the marks, and before the phase.
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.reporter is not None:
             self.reporter.tell_expected()
             losses.warn(item)
 
-    def pytest_runtest_call(self) -> None:
-        if self.reporter is not None:
-            self.reporter.tell_expected()
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        if self.reporter is None:
+            return (yield)
+        self.reporter.tell_expected()
+        try:
+            return (yield)
+        finally:
+            self.reporter.has_called = True
 
     def pytest_enter_pdb(self) -> None:
         if self.reporter is not None:
@@ -1496,6 +1512,8 @@ class _Reporter:
         self._send_lines = send_lines
         #: Whether the item's last report has left before.
         self.is_late = False
+        #: Whether the test's own code has run to its end; the reports of subtests are made before.
+        self.has_called = False
         self._journal = journal
         self._output = output
         self._expected: Expected | None = None
@@ -1518,6 +1536,18 @@ class _Reporter:
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
+
+    def judge(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> pytest.TestReport:
+        """The report; another one of a test that should have died in its call, and is still here."""
+        settings = self.item.stash[settings_key]
+        death = None if settings is None else settings.death
+        if death is None or call.when != "call" or not self.has_called or report.skipped:
+            return report
+        raised = None if call.excinfo is None else call.excinfo.value
+        if isinstance(raised, pytest.xfail.Exception):
+            return report
+        call.excinfo = pytest.ExceptionInfo.from_exception(reporting.survived(self.item, str(death), raised))
+        return pytest.TestReport.from_item_and_call(self.item, call)
 
     def keep_output(self, when: str) -> None:
         """A phase has failed: what comes now is the repr of its exception, which may be what kills."""

@@ -85,6 +85,8 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
     try:
         for item in items:
             item.stash[settings_key] = options.settings_for(item)
+        if options.why_unguarded(config) is not None:
+            _skip_deaths(items)
         _warn_of_lost(config, items)
     except pytest.UsageError as error:
         output = getattr(config, "workeroutput", None)
@@ -94,6 +96,14 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
         items.clear()
     if any(item.stash.get(settings_key, None) for item in items):
         _listen(config.stash[session_key])
+
+
+def _skip_deaths(items: list[pytest.Item]) -> None:
+    for item in items:
+        death = options.expected_death(item)
+        if death is not None:
+            reason = f"expected to die by {death}, and nothing is guarded: it would be pytest's own process"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:
