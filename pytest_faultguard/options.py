@@ -246,9 +246,15 @@ _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGU
 
 FLAGS: Mapping[str, str] = {
     "--faultguard": "run every test in a guarded child process, not only the marked ones",
+    "--faultguard-auto": "guard the marked tests, those that crashed when they last ran guarded, and those whose modules "
+    "import what the ini setting faultguard_auto names",
     "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
     "--faultguard-bisect": "find which of the tests that ran before it in the same child a test needs to crash",
 }
+AUTO_INI = "faultguard_auto"
+AUTO_HELP = (
+    "modules with native code: --faultguard-auto guards the tests whose modules import them, as in mypkg._native"
+)
 ALIASES_INI = "faultguard_aliases"
 ALIASES_HELP = f"marks of other plugins that guard a test as well: any of {', '.join(ALIASES)}"
 #: By the name of its value. A debugger has no terminal in a child; and syrupy writes what tests have put into this
@@ -273,6 +279,7 @@ def add_options(parser: pytest.Parser) -> None:
     for argument in _configurable():
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
         parser.addini(argument.ini, argument.help, default=None)
+    parser.addini(AUTO_INI, AUTO_HELP, type="args", default=[])
     parser.addini(ALIASES_INI, ALIASES_HELP, type="args", default=[])
 
 
@@ -304,6 +311,7 @@ def check_config(config: pytest.Config) -> None:
     """
     for argument in _configurable():
         _configured(argument, config)
+    auto_modules(config)
     aliases = _aliases(config)
     for name in aliases:
         if name not in ALIASES:
@@ -318,11 +326,34 @@ def check_config(config: pytest.Config) -> None:
         raise pytest.UsageError(msg)
 
 
+def is_auto(config: pytest.Config) -> bool:
+    """Whether other tests than the marked ones are to be looked for."""
+    return bool(config.getoption(_dest("--faultguard-auto")))
+
+
+def auto_modules(config: pytest.Config) -> Sequence[str]:
+    """The modules whose importers are guarded then.
+
+    Raises:
+        pytest.UsageError: names the setting, and the value.
+    """
+    names = _names(config, AUTO_INI)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            msg = f"{AUTO_INI}: {name!r} is not the name of a module, such as mypkg._native"
+            raise pytest.UsageError(msg)
+    return names
+
+
 def _aliases(config: pytest.Config) -> Sequence[str]:
+    return _names(config, ALIASES_INI)
+
+
+def _names(config: pytest.Config, ini: str) -> Sequence[str]:
     try:
-        names: list[str] = config.getini(ALIASES_INI)
+        names: list[str] = config.getini(ini)
     except (ValueError, pytest.UsageError) as error:  # A quotation without an end.
-        msg = f"{ALIASES_INI}: {error}"
+        msg = f"{ini}: {error}"
         raise pytest.UsageError(msg) from None
     return names
 
@@ -334,8 +365,8 @@ def marks_help(config: pytest.Config) -> Iterator[str]:
         yield f"{name}: the mark of {ALIASES[name].plugin}, as {MARKER} ({ALIASES_INI})"
 
 
-def settings_for(item: pytest.Item) -> Settings | None:
-    """How an item is guarded; None where it is not.
+def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | None:
+    """How an item is guarded, also without a mark where it is chosen; None where it is not.
 
     Raises:
         pytest.UsageError: names the test, the marker's argument and the value.
@@ -345,7 +376,7 @@ def settings_for(item: pytest.Item) -> Settings | None:
         (_check if mark.name == MARKER else _check_alias)(item, mark)
     death = expected_death(item, marks)
     config = item.config
-    every = config.getoption(_dest("--faultguard"))
+    every = is_chosen or config.getoption(_dest("--faultguard"))
     if (not marks and not every) or why_unguarded(config) is not None:
         return None
     given = list(_given(item, marks))
@@ -533,6 +564,7 @@ def reference() -> str:
         if argument.is_marker_only:
             flag = ini = ""
         rows.append((f"``{argument.name}=``", flag, ini, default, argument.help))
+    rows.append(("", "", f"``{AUTO_INI}``", "none", AUTO_HELP))
     rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in rows:

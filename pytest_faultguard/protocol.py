@@ -65,6 +65,7 @@ from _pytest.runner import runtestprotocol
 from _pytest.skipping import Xfail
 from _pytest.skipping import xfailed_key
 
+from pytest_faultguard import chosen
 from pytest_faultguard import losses
 from pytest_faultguard import report as reporting
 from pytest_faultguard import reruns
@@ -174,6 +175,11 @@ def note_alive(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
 def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     """A fixture was torn down in this process."""
     config.stash[session_key].alive.pop(id(fixture), None)
+
+
+def record_crashes(config: pytest.Config) -> None:
+    """Keep the list of the tests that crashed, for the next session."""
+    chosen.record(config, reporting.ATTRIBUTE)
 
 
 @contextmanager
@@ -813,6 +819,7 @@ class _GuardedItem:
 
     def _log_report(self, report: pytest.TestReport) -> None:
         self.failed = self.failed or report.failed
+        chosen.note_guarded(report, self.item.config)
         if self.collect is not None and type(report) is pytest.TestReport:
             self.collect(report)
         else:

@@ -16,6 +16,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard import options
+from pytest_faultguard.chosen import Choice
 from pytest_faultguard.covered import Lines
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence import faultdump
@@ -83,8 +84,9 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
             tells its controller, which raises it.
     """
     try:
+        choice = Choice(config)
         for item in items:
-            item.stash[settings_key] = options.settings_for(item)
+            item.stash[settings_key] = options.settings_for(item, is_chosen=choice.takes(item))
         if options.why_unguarded(config) is not None:
             _skip_deaths(items)
         _warn_of_lost(config, items)
