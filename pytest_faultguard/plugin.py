@@ -10,9 +10,15 @@ from typing import Literal
 import pytest
 
 from pytest_faultguard import chosen
+from pytest_faultguard import hooks
 from pytest_faultguard import options
 from pytest_faultguard import protocol
 from pytest_faultguard import session
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
