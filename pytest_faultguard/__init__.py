@@ -23,6 +23,7 @@ from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import LostResultsWarning
+from pytest_faultguard.outcome import UnhealthyChildWarning
 from pytest_faultguard.process.child import is_guarded
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "Rescued",
     "Signaled",
     "ThreadStack",
+    "UnhealthyChildWarning",
     "from_json",
     "is_guarded",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ import pytest
 from pytest_faultguard.alarms import alarm_of
 from pytest_faultguard.aliases import ALIASES
 from pytest_faultguard.crash import Seconds
+from pytest_faultguard.deaths import TIMEOUT
+from pytest_faultguard.deaths import Death
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.guard import DEFAULT_GRACE
 from pytest_faultguard.guard import Limits
@@ -84,6 +87,32 @@ def _scope(value: object) -> str:
     return str(value)
 
 
+def _ending(value: object) -> str | int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:  # noqa: PLR2004 - of any process.
+        return value
+    if isinstance(value, str):
+        if value == TIMEOUT:
+            return value
+        if value in signal.Signals.__members__:
+            return signal.Signals[value].name  # SIGIOT is SIGABRT.
+        if not can_fork() and re.fullmatch(r"SIG[A-Z0-9]+", value):
+            return value  # No test dies here; elsewhere there is such a signal.
+    msg = f"the name of a signal, an exit code from 0 to 255, or {TIMEOUT!r}"
+    raise _WrongError(msg)
+
+
+def _pattern(value: object) -> str:
+    msg = "a regular expression"
+    if not isinstance(value, str):
+        raise _WrongError(msg)
+    try:
+        re.compile(value)
+    except re.error as error:
+        msg = f"{msg}: {error}"
+        raise _WrongError(msg) from None
+    return value
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -98,6 +127,8 @@ class Settings:
     confirm: bool
     #: How often tests may be run in search of those that a crash needs; 0 for no search.
     bisect_runs: int
+    #: How it must die to pass; None for a test that must live.
+    death: Death | None = None
 
 
 @final
@@ -117,6 +148,8 @@ class Argument:
     parse: Callable[[object], Any]
     #: What :attr:`parse` takes, from the text of a command line or an ini file.
     read: Callable[[str], object] = _number
+    #: Whether it is said of a test and of nothing else: there is no option and no ini setting.
+    is_marker_only: bool = False
 
     @property
     def flag(self) -> str:
@@ -192,15 +225,37 @@ ARGUMENTS: tuple[Argument, ...] = (
         parse=_size,
         read=str,
     ),
+    Argument(
+        name="expect",
+        metavar="ENDING",
+        help=f"the test passes if its call dies so, and else fails: the name of a signal, an exit code, or {TIMEOUT!r}",
+        default=None,
+        parse=_ending,
+        is_marker_only=True,
+    ),
+    Argument(
+        name="match",
+        metavar="REGEX",
+        help="what must be found in the cause or in the output of the expected death: a regular expression",
+        default=None,
+        parse=_pattern,
+        is_marker_only=True,
+    ),
 )
 _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
 
 FLAGS: Mapping[str, str] = {
     "--faultguard": "run every test in a guarded child process, not only the marked ones",
     "--faultguard-collect": "import each test module in a guarded child process first: a crash there is a collection error",
+    "--faultguard-auto": "guard the marked tests, those that crashed when they last ran guarded, and those whose modules "
+    "import what the ini setting faultguard_auto names",
     "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
     "--faultguard-bisect": "find which of the tests that ran before it in the same child a test needs to crash",
 }
+AUTO_INI = "faultguard_auto"
+AUTO_HELP = (
+    "modules with native code: --faultguard-auto guards the tests whose modules import them, as in mypkg._native"
+)
 ALIASES_INI = "faultguard_aliases"
 ALIASES_HELP = f"marks of other plugins that guard a test as well: any of {', '.join(ALIASES)}"
 #: By the name of its value. A debugger has no terminal in a child; and syrupy writes what tests have put into this
@@ -222,10 +277,15 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("faultguard", "crash-isolated tests")
     for flag, told in FLAGS.items():
         group.addoption(flag, action="store_true", default=False, dest=_dest(flag), help=told)
-    for argument in ARGUMENTS:
+    for argument in _configurable():
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
         parser.addini(argument.ini, argument.help, default=None)
+    parser.addini(AUTO_INI, AUTO_HELP, type="args", default=[])
     parser.addini(ALIASES_INI, ALIASES_HELP, type="args", default=[])
+
+
+def _configurable() -> Iterator[Argument]:
+    return (argument for argument in ARGUMENTS if not argument.is_marker_only)
 
 
 def _dest(flag: str) -> str:
@@ -250,8 +310,9 @@ def check_config(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: names the option or setting, and the value.
     """
-    for argument in ARGUMENTS:
+    for argument in _configurable():
         _configured(argument, config)
+    auto_modules(config)
     aliases = _aliases(config)
     for name in aliases:
         if name not in ALIASES:
@@ -266,11 +327,34 @@ def check_config(config: pytest.Config) -> None:
         raise pytest.UsageError(msg)
 
 
+def is_auto(config: pytest.Config) -> bool:
+    """Whether other tests than the marked ones are to be looked for."""
+    return bool(config.getoption(_dest("--faultguard-auto")))
+
+
+def auto_modules(config: pytest.Config) -> Sequence[str]:
+    """The modules whose importers are guarded then.
+
+    Raises:
+        pytest.UsageError: names the setting, and the value.
+    """
+    names = _names(config, AUTO_INI)
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            msg = f"{AUTO_INI}: {name!r} is not the name of a module, such as mypkg._native"
+            raise pytest.UsageError(msg)
+    return names
+
+
 def _aliases(config: pytest.Config) -> Sequence[str]:
+    return _names(config, ALIASES_INI)
+
+
+def _names(config: pytest.Config, ini: str) -> Sequence[str]:
     try:
-        names: list[str] = config.getini(ALIASES_INI)
+        names: list[str] = config.getini(ini)
     except (ValueError, pytest.UsageError) as error:  # A quotation without an end.
-        msg = f"{ALIASES_INI}: {error}"
+        msg = f"{ini}: {error}"
         raise pytest.UsageError(msg) from None
     return names
 
@@ -282,8 +366,8 @@ def marks_help(config: pytest.Config) -> Iterator[str]:
         yield f"{name}: the mark of {ALIASES[name].plugin}, as {MARKER} ({ALIASES_INI})"
 
 
-def settings_for(item: pytest.Item) -> Settings | None:
-    """How an item is guarded; None where it is not.
+def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | None:
+    """How an item is guarded, also without a mark where it is chosen; None where it is not.
 
     Raises:
         pytest.UsageError: names the test, the marker's argument and the value.
@@ -291,8 +375,9 @@ def settings_for(item: pytest.Item) -> Settings | None:
     marks = _marks(item)
     for mark in marks:
         (_check if mark.name == MARKER else _check_alias)(item, mark)
+    death = expected_death(item, marks)
     config = item.config
-    every = config.getoption(_dest("--faultguard"))
+    every = is_chosen or config.getoption(_dest("--faultguard"))
     if (not marks and not every) or why_unguarded(config) is not None:
         return None
     given = list(_given(item, marks))
@@ -300,6 +385,9 @@ def settings_for(item: pytest.Item) -> Settings | None:
         return None
     values = {argument.name: _value(argument, given, config, is_marked=bool(given)) for argument in ARGUMENTS}
     timeout, in_call = _deadline(item, given)
+    if death is not None and death.ending == TIMEOUT and not timeout:
+        msg = f"{item.nodeid}: faultguard marker: expect={TIMEOUT!r} without a timeout: the test might never end"
+        raise pytest.UsageError(msg)
     limits = Limits(
         timeout=timeout or None,
         clock_waits=in_call,
@@ -313,6 +401,7 @@ def settings_for(item: pytest.Item) -> Settings | None:
         end_timeout=values["end_timeout"],
         confirm=values["confirm"],
         bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,
+        death=death,
     )
 
 
@@ -322,6 +411,22 @@ def limits_of_collection(config: pytest.Config) -> Limits | None:
         return None
     timeout, grace = (_configured(_BY_NAME[name], config) for name in ("timeout", "grace"))
     return Limits(timeout=timeout or None, grace=grace)
+
+
+def expected_death(item: pytest.Item, marks: Sequence[pytest.Mark] | None = None) -> Death | None:
+    """How an item must die to pass, guarded or not; None where it must live.
+
+    Raises:
+        pytest.UsageError: names the test, the marker's argument and the value.
+    """
+    given = [mark.kwargs for mark in (_marks(item) if marks is None else marks) if mark.name == MARKER]
+    ending, pattern = (_value(_BY_NAME[name], given, item.config) for name in ("expect", "match"))
+    if ending is not None:
+        return Death(ending=ending, pattern=pattern)
+    if pattern is not None:
+        msg = f"{item.nodeid}: faultguard marker: match={pattern!r} without expect, which says how the test must die"
+        raise pytest.UsageError(msg)
+    return None
 
 
 def data_limit_for(item: pytest.Item) -> int:
@@ -403,6 +508,8 @@ def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[fl
 
 
 def _configured(argument: Argument, config: pytest.Config, *, is_marked: bool = True) -> Any:
+    if argument.is_marker_only:
+        return argument.default
     given, source = config.getoption(argument.ini, default=None), argument.flag
     if given is None:
         given, source = config.getini(argument.ini), argument.ini
@@ -449,6 +556,8 @@ def _shown(argument: Argument) -> str:
     default = argument.default
     if isinstance(default, float | int) and default != DEFAULT_LIMIT_BYTES:
         return f"{default:g}"
+    if default is None:
+        return "none"
     told = "1GiB" if default == DEFAULT_LIMIT_BYTES else str(default)
     other = argument.default_of_unmarked
     return told if other is None else f"{told}; of a test that only ``--faultguard`` guards, {other}"
@@ -460,8 +569,11 @@ def reference() -> str:
     rows += [("", f"``{flag}``", "", "off", told) for flag, told in FLAGS.items()]
     for argument in ARGUMENTS:
         default = _shown(argument)
-        flag = f"``{argument.flag} {argument.metavar}``"
-        rows.append((f"``{argument.name}=``", flag, f"``{argument.ini}``", default, argument.help))
+        flag, ini = f"``{argument.flag} {argument.metavar}``", f"``{argument.ini}``"
+        if argument.is_marker_only:
+            flag = ini = ""
+        rows.append((f"``{argument.name}=``", flag, ini, default, argument.help))
+    rows.append(("", "", f"``{AUTO_INI}``", "none", AUTO_HELP))
     rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in rows:

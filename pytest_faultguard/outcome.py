@@ -42,11 +42,23 @@ class LeakedProcessesWarning(UserWarning):
     """Tests that shared a child have left processes, which were ended with it."""
 
 
+class UnhealthyChildWarning(UserWarning):
+    """A health check has found that no other test should run in a child."""
+
+
 def error_for(crash: Crash) -> CrashError:
     """The exception for this crash: :class:`HangError` past a deadline, else :class:`CrashError`."""
     kind = HangError if isinstance(crash.ending, Overdue) else CrashError
     return kind(crash)
 
 
-for _public in (FaultguardError, JournalError, CrashError, HangError, LeakedProcessesWarning, LostResultsWarning):
+for _public in (
+    FaultguardError,
+    JournalError,
+    CrashError,
+    HangError,
+    LeakedProcessesWarning,
+    LostResultsWarning,
+    UnhealthyChildWarning,
+):
     _public.__module__ = "pytest_faultguard"  # Tracebacks and reprs show the name that users import.

@@ -9,10 +9,17 @@ from typing import Literal
 
 import pytest
 
+from pytest_faultguard import chosen
 from pytest_faultguard import collection
+from pytest_faultguard import hooks
 from pytest_faultguard import options
 from pytest_faultguard import protocol
 from pytest_faultguard import session
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    pluginmanager.add_hookspecs(hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Give the status signal back."""
     session.end(config)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Keep the list of the tests that crash."""
+    protocol.record_crashes(session.config)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -83,6 +95,12 @@ def pytest_timeout_set_timer(item: pytest.Item) -> Literal[True] | None:
 def pytest_timeout_cancel_timer(item: pytest.Item) -> Literal[True] | None:
     """Beside pytest-timeout: a guarded test has no alarm."""
     return session.is_guarded(item) or None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """On a controller of pytest-xdist: its cache is the one that counts."""
+    chosen.tell_worker(node)
 
 
 @pytest.hookimpl(optionalhook=True)

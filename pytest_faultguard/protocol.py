@@ -65,6 +65,7 @@ from _pytest.runner import runtestprotocol
 from _pytest.skipping import Xfail
 from _pytest.skipping import xfailed_key
 
+from pytest_faultguard import chosen
 from pytest_faultguard import losses
 from pytest_faultguard import report as reporting
 from pytest_faultguard import reruns
@@ -92,6 +93,7 @@ from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import LeakedProcessesWarning
+from pytest_faultguard.outcome import UnhealthyChildWarning
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
 from pytest_faultguard.process.channel import Broken
@@ -147,7 +149,7 @@ _TRIAL_LIMITS = Limits(timeout=60.0)
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
 _journal_key = pytest.StashKey[tuple[Journal, int]]()
 #: While the parent makes a report of a crash: the crash, and what the child's earlier reports said.
-_crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str, object]]]"]()
+_crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str, object]], list[tuple[str, str]]]"]()
 
 
 def run_item(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] | None:
@@ -176,6 +178,11 @@ def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     config.stash[session_key].alive.pop(id(fixture), None)
 
 
+def record_crashes(config: pytest.Config) -> None:
+    """Keep the list of the tests that crashed, for the next session."""
+    chosen.record(config, reporting.ATTRIBUTE)
+
+
 @contextmanager
 def around_tests(session: pytest.Session) -> Generator[None]:
     """Around all tests: children that outlive a test end, and who measures this process has measured them as well."""
@@ -196,10 +203,12 @@ def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:
     """The report of a crash, with everything that belongs in it; any other report as it is."""
     known = item.stash.get(_crash_key, None)
     if known is not None:
-        crash, sections, properties = known
+        crash, sections, properties, added = known
         report.sections[:0] = sections
         report.user_properties = [*properties, *report.user_properties]
-        reporting.dress(report, crash)
+        (reporting.dress if report.failed else reporting.dress_death)(report, crash)
+        for title, text in added:
+            reporting.add_section(report, reporting.clean(title), text)
     return report
 
 
@@ -688,7 +697,7 @@ class _GuardedItem:
                 crash = self._crash(remains)
             finally:
                 child.close()
-        if crash is not None and len(child.trail) > 1:
+        if crash is not None and len(child.trail) > 1 and not self._is_due(crash):
             crash = children.explained(crash, child, self.settings)
         self._conclude(crash, () if remains is None else remains.leaked)
 
@@ -717,9 +726,7 @@ class _GuardedItem:
                 self._log_crash(crash)
         elif remains.leaked:
             processes = reporting.clean(", ".join(remains.leaked))
-            warning = LeakedProcessesWarning(f"killed at the end of a shared child: {processes}")
-            path, line, _ = self.item.reportinfo()
-            self._show(warnings.WarningMessage(warning, LeakedProcessesWarning, str(path), (line or 0) + 1))
+            self._show_own(LeakedProcessesWarning(f"killed at the end of a shared child: {processes}"))
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
@@ -786,9 +793,12 @@ class _GuardedItem:
                 self.stopped = message
             case Finished():
                 self.finished = message
-            case Idle(unfit=unfit, goes_on=goes_on):
+            case Idle(unfit=unfit, unhealthy=unhealthy, goes_on=goes_on):
                 self.finished = message
-                self.child.is_unfit, self.child.goes_on = bool(unfit), goes_on
+                self.child.is_unfit, self.child.goes_on = bool(unfit or unhealthy), goes_on
+                if unhealthy:
+                    told = f"its child was ended: {reporting.clean(unhealthy)}"
+                    self._show_own(UnhealthyChildWarning(told))
             case Broken(text=text):
                 self.broken = text
             case _:
@@ -813,6 +823,7 @@ class _GuardedItem:
 
     def _log_report(self, report: pytest.TestReport) -> None:
         self.failed = self.failed or report.failed
+        chosen.note_guarded(report, self.item.config)
         if self.collect is not None and type(report) is pytest.TestReport:
             self.collect(report)
         else:
@@ -844,6 +855,10 @@ class _GuardedItem:
                 message = BaseException.__new__(category, warned.text)
         record = warnings.WarningMessage(message, category, warned.filename, warned.line, source=warned.source)
         self._show(record)
+
+    def _show_own(self, warning: Warning) -> None:
+        path, line, _ = self.item.reportinfo()
+        self._show(warnings.WarningMessage(warning, type(warning), str(path), (line or 0) + 1))
 
     def _show(self, record: warnings.WarningMessage) -> None:
         self.item.ihook.pytest_warning_recorded.call_historic(
@@ -947,12 +962,17 @@ class _GuardedItem:
         call.stop = time.time()
         call.duration = crash.duration
         call.start = call.stop - crash.duration
-        error = error_for(crash).with_traceback(reporting.blame(item, crash))
-        call.excinfo = pytest.ExceptionInfo.from_exception(error)
+        death, evidence = self.settings.death, list[tuple[str, str]]()
+        if not self._is_due(crash):
+            crash, evidence = _with_evidence_of_others(item, crash)
+            error = error_for(crash).with_traceback(reporting.blame(item, crash))
+            if death is not None and crash.phase in ("setup", "call"):
+                error.args = (f"{crash.cause}; expected {death} in call",)
+            call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
         properties = [] if self.last is None else self.last.user_properties
-        item.stash[_crash_key] = crash, sections, properties
+        item.stash[_crash_key] = crash, sections, properties, evidence
         item.stash[xfailed_key] = self._xfail(crash)
         try:
             report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
@@ -968,6 +988,11 @@ class _GuardedItem:
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
+
+    def _is_due(self, crash: Crash) -> bool:
+        """Whether the item passes by it."""
+        death = self.settings.death
+        return death is not None and death.is_met_by(crash, self.captured.values())
 
     def _earlier_sections(self) -> list[tuple[str, str]]:
         """The output of the phases that have ended; what a hook had put into their reports is theirs."""
@@ -1028,6 +1053,34 @@ class _GuardedItem:
         if check_interactive_exception(call, report):
             item.ihook.pytest_exception_interact(node=item, call=call, report=report)
         return report
+
+
+def _with_evidence_of_others(item: pytest.Item, crash: Crash) -> tuple[Crash, list[tuple[str, str]]]:
+    """What plugins and conftest files add; where one of them fails, the crash has a gap more."""
+    manager, name = item.config.pluginmanager, "pytest_faultguard_crash"
+    added: list[tuple[str, str]] = []
+    for implementation in reversed(item.ihook.pytest_faultguard_crash.get_hookimpls()):
+        plugin = implementation.plugin
+        # Each by itself: what one has found is not lost by another's error.
+        alone = manager.subset_hook_caller(name, [one for one in manager.get_plugins() if one is not plugin])
+        try:
+            for found in alone(item=item, crash=crash):
+                added += [_section(one) for one in found]
+        except pytest.exit.Exception:
+            raise
+        except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - the user's code.
+            told = traceback.format_exception_only(error)[-1].strip()
+            gap = reporting.clean(f"{name} of {manager.get_name(plugin)}: {told}")
+            crash = replace(crash, gaps=(*crash.gaps, gap))
+    return crash, added
+
+
+def _section(found: object) -> tuple[str, str]:
+    match found:
+        case (str(title), str(text)):
+            return title, text
+    msg = f"a title and a text are wanted, not {found!r}"
+    raise TypeError(msg)
 
 
 def _unpacked(message: Report, config: pytest.Config) -> pytest.TestReport:
@@ -1216,6 +1269,7 @@ class _Inside:
         items, session = self._session.items, self._session
         goes_on = False
         while True:
+            unhealthy = ""
             order = orders.wait()
             texts = self._output.between_tests()
             if texts:
@@ -1228,6 +1282,7 @@ class _Inside:
                     nextitem = None if following is None else items[following]
                     self._config.hook.pytest_runtest_protocol(item=items[place], nextitem=nextitem)
                     goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
+                    unhealthy = _health_of(items[place])
                 case Trim(nextitem=following):
                     goes_on = False
                     self._tear_down_late(items[following])
@@ -1237,9 +1292,15 @@ class _Inside:
                 case other:
                     raise AssertionError(other)
             unfit = self._unfit()
-            goes_on = goes_on and not unfit
+            goes_on = goes_on and not (unfit or unhealthy)
             self._line.sender.ring(
-                Idle(goes_on=goes_on, shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=unfit)
+                Idle(
+                    goes_on=goes_on,
+                    shouldstop=session.shouldstop,
+                    shouldfail=session.shouldfail,
+                    unfit=unfit,
+                    unhealthy=unhealthy,
+                )
             )
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
@@ -1280,6 +1341,19 @@ class _Inside:
     def _forward_warnings(self) -> None:
         if self._config.pluginmanager.hasplugin("warnings"):
             _forward_warnings(self._send)
+
+
+def _health_of(item: pytest.Item) -> str:
+    """Why no other test should follow in this process, as others say; empty where it may."""
+    try:
+        reason = item.ihook.pytest_faultguard_healthcheck(item=item)
+    except pytest.exit.Exception:
+        raise
+    except (Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - as above.
+        return f"the health check raised {traceback.format_exception_only(error)[-1].strip()}"
+    if reason is None or isinstance(reason, str):
+        return reason or ""
+    return f"the health check returned {reason!r}, which is no reason"
 
 
 def _disown(session: pytest.Session, known: Session, *, lives_on: bool) -> None:
@@ -1436,19 +1510,26 @@ class _Outermost:
             self.reporter.keep_output(call.when)
         report = yield
         if self.reporter is not None:
+            report = self.reporter.judge(call, report)
             self.reporter.add_data(report)
         return report
 
-    # Plain implementations, registered last: they run after pytest has evaluated the marks, and before the phase.
+    # Registered last: they run after pytest has evaluated the marks, and before the phase.
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         if self.reporter is not None:
             self.reporter.tell_expected()
             losses.warn(item)
 
-    def pytest_runtest_call(self) -> None:
-        if self.reporter is not None:
-            self.reporter.tell_expected()
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self) -> Generator[None, object, object]:
+        if self.reporter is None:
+            return (yield)
+        self.reporter.tell_expected()
+        try:
+            return (yield)
+        finally:
+            self.reporter.has_called = True
 
     def pytest_enter_pdb(self) -> None:
         if self.reporter is not None:
@@ -1497,6 +1578,8 @@ class _Reporter:
         self._send_lines = send_lines
         #: Whether the item's last report has left before.
         self.is_late = False
+        #: Whether the test's own code has run to its end; the reports of subtests are made before.
+        self.has_called = False
         self._journal = journal
         self._output = output
         self._expected: Expected | None = None
@@ -1519,6 +1602,18 @@ class _Reporter:
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
+
+    def judge(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> pytest.TestReport:
+        """The report; another one of a test that should have died in its call, and is still here."""
+        settings = self.item.stash[settings_key]
+        death = None if settings is None else settings.death
+        if death is None or call.when != "call" or not self.has_called or report.skipped:
+            return report
+        raised = None if call.excinfo is None else call.excinfo.value
+        if isinstance(raised, pytest.xfail.Exception):
+            return report
+        call.excinfo = pytest.ExceptionInfo.from_exception(reporting.survived(self.item, str(death), raised))
+        return pytest.TestReport.from_item_and_call(self.item, call)
 
     def keep_output(self, when: str) -> None:
         """A phase has failed: what comes now is the repr of its exception, which may be what kills."""

@@ -95,6 +95,16 @@ def _frame(frame: Frame) -> types.FrameType:
     raise AssertionError
 
 
+def survived(item: pytest.Item, expected: str, raised: BaseException | None) -> BaseException:
+    """The failure of a test that should have died, as if it were raised at its first line."""
+    came = "it passed"
+    if raised is not None:
+        came = f"it raised {traceback.format_exception_only(raised)[-1].strip()}"
+    error: BaseException = pytest.fail.Exception(f"expected {expected} in call, but {came}")
+    error.__cause__ = raised
+    return error.with_traceback(traceback_of((_first_line(item),)))
+
+
 def _first_line(node: pytest.Item | pytest.Collector) -> Frame:
     if isinstance(node, pytest.Collector):
         return Frame(function="<module>", file=str(node.path), line=1)
@@ -174,6 +184,12 @@ def dress(report: pytest.TestReport | pytest.CollectReport, crash: Crash) -> Non
         if location is not None:
             location.message = _without_type(location.message)
     for title, text in sections(crash):
+        add_section(report, title, text)
+
+
+def dress_death(report: pytest.TestReport, crash: Crash) -> None:
+    """Put the evidence of a crash into the report of a test that passes by it."""
+    for title, text in (("expected death", crash.cause), *sections(crash)):
         add_section(report, title, text)
 
 

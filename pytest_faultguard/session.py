@@ -16,6 +16,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard import options
+from pytest_faultguard.chosen import Choice
 from pytest_faultguard.covered import Lines
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence import faultdump
@@ -83,8 +84,11 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
             tells its controller, which raises it.
     """
     try:
+        choice = Choice(config)
         for item in items:
-            item.stash[settings_key] = options.settings_for(item)
+            item.stash[settings_key] = options.settings_for(item, is_chosen=choice.takes(item))
+        if options.why_unguarded(config) is not None:
+            _skip_deaths(items)
         _warn_of_lost(config, items)
     except pytest.UsageError as error:
         output = getattr(config, "workeroutput", None)
@@ -94,6 +98,14 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
         items.clear()
     if any(item.stash.get(settings_key, None) for item in items):
         _listen(config.stash[session_key])
+
+
+def _skip_deaths(items: list[pytest.Item]) -> None:
+    for item in items:
+        death = options.expected_death(item)
+        if death is not None:
+            reason = f"expected to die by {death}, and nothing is guarded: it would be pytest's own process"
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:

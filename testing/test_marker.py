@@ -328,8 +328,8 @@ WRONG = [
     pytest.param("dump_every=-0.5", "dump_every=-0.5 is not a number of seconds", id="dump_every"),
     pytest.param("data_limit=0", "data_limit=0 is not a number of bytes", id="data_limit"),
     pytest.param("data_limit='1.5.5GB'", "data_limit='1.5.5GB' is not a number of bytes", id="data_limit-text"),
-    pytest.param("timout=5", "unknown argument timout=5; it takes timeout, grace, *", id="unknown"),
-    pytest.param("5, 'six'", "takes keyword arguments only (timeout, *), not 5, 'six'", id="positional"),
+    pytest.param("timout=5", "unknown argument timout=5; it takes *timeout, grace, *", id="unknown"),
+    pytest.param("5, 'six'", "takes keyword arguments only (*timeout, *), not 5, 'six'", id="positional"),
 ]
 
 PLACES = {
@@ -447,7 +447,7 @@ def test_markers_and_help_tell_it(run_pytest: RunPytest) -> None:
     help_ = run_pytest("--help", plugins=QUICK)
 
     markers.stdout.fnmatch_lines(
-        ["@pytest.mark.faultguard(timeout=*, grace=*, dump_every=*, data_limit=*): run the test in *"]
+        ["@pytest.mark.faultguard(*timeout=*, grace=*, dump_every=*, data_limit=*): run the test in *"]
     )
     help_.stdout.fnmatch_lines(
         [

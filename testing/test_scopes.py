@@ -196,7 +196,7 @@ def test_death_costs_one_test_and_a_fresh_child_takes_the_next(
     pytester.makepyfile(CRASHES.format(crash=crash, how=how))
     distribution = ["--dist=loadfile"] if xdist_args else []
 
-    run_pytest("--faultguard-scope", scope, "-p", "no:randomly", *xdist_args, *distribution)
+    run_pytest("--faultguard-scope", scope, "--faultguard-confirm=off", *xdist_args, *distribution)
 
     outcomes = recorder.outcomes()
     assert {name: told[1] for name, told in outcomes.items()} == {

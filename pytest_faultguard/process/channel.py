@@ -151,6 +151,8 @@ class Idle:
     shouldfail: str | bool = False
     #: Why it should get none; empty where it may.
     unfit: str = ""
+    #: Why it should get none, as a health check of the user's says.
+    unhealthy: str = ""
 
 
 @final

@@ -42,7 +42,9 @@ def suite(scale: float) -> Iterator[Row]:
     modules = ("numpy.linalg", "numpy.lib")
     chosen = ["-m", "not slow", *(["-k", "test_i0"] if scale < 0.5 else []), "--pyargs", *modules]
     plain, shared = _paired({}, *chosen, rounds=5)
-    yield table.row(what, f"{shared:.2f} s ours, {plain:.2f} s plain pytest", table.at_most(shared / plain, SUITE_BOUND))
+    yield table.row(
+        what, f"{shared:.2f} s ours, {plain:.2f} s plain pytest", table.at_most(shared / plain, SUITE_BOUND)
+    )
 
 
 def pace(scale: float) -> Iterator[Row]:
@@ -74,7 +76,9 @@ def crashing(scale: float) -> Iterator[Row]:
 
 
 def _tests(count: int, body: str) -> str:
-    return f"import os\nimport pytest\n\n@pytest.mark.parametrize('number', range({count}))\ndef test_it(number): {body}\n"
+    return (
+        f"import os\nimport pytest\n\n@pytest.mark.parametrize('number', range({count}))\ndef test_it(number): {body}\n"
+    )
 
 
 def _paired(files: dict[str, str], *args: str, rounds: int) -> tuple[float, float]:
