@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -150,7 +151,6 @@ class Guard:
         assert pipes is not None
         assert orders is not None
         self.limits = limits
-        stays = False
         try:
             with Signals() as signals:
                 watch.begin(has_begun=has_begun)
@@ -164,10 +164,12 @@ class Guard:
                 except (BrokenPipeError, ChannelError):
                     # It has ended, as its pidfd will tell; or somebody has closed a descriptor of ours, or of its own.
                     watch.expect_end()
+                    # Python ignores it, but not where somebody has put the default back.
+                    signal.sigtimedwait({signal.SIGPIPE}, 0)
                 watched = watch.run(signals)
-                stays = watched is None
         finally:
-            if not stays:
+            # Else it lives on, whatever was raised: a signal of pytest's, for example, when the child waited again.
+            if watch.is_buried:
                 self._watch = self._pipes = None
                 pipes.__exit__()
         return None if watched is None else _remains(watched)
@@ -231,10 +233,17 @@ class Guard:
     def ask_status(self, answer: Callable[[Seconds, str], None]) -> bool:
         """From a signal handler: have ``answer`` called with the child's age and stacks; False where no child lives."""
         watch = self._watch
-        if watch is None:
-            return False
-        watch.ask_status(lambda text: answer(watch.elapsed, text))
-        return True
+        return watch is not None and watch.ask_status(lambda text: answer(watch.elapsed, text))
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether nothing is left of the child."""
+        return self._watch is None
+
+    def kill(self) -> None:
+        """End the child's group while nobody waits for it; :meth:`has_ended` tells then."""
+        if self._watch is not None:
+            self._watch.kill()
 
 
 @final

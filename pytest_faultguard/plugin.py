@@ -82,7 +82,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.Fix
 
 def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
     """Know which fixtures a child inherits no more."""
-    protocol.note_gone(fixturedef, request.config)
+    protocol.note_gone(fixturedef, request)
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -116,6 +116,7 @@ from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Orders
 from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.rescue import rescue
+from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.session import Session
 from pytest_faultguard.session import session_key
@@ -143,6 +144,8 @@ _When = Literal["setup", "call", "teardown"]
 _ANSWER_BOUND: Seconds = 10.0
 #: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
 _TRIALS = 10
+#: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
+_LEAST_GRACE: Seconds = 0.1
 _TRIAL_LIMITS = Limits(timeout=60.0)
 
 
@@ -173,9 +176,15 @@ def note_alive(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     config.stash[session_key].alive[id(fixture)] = fixture
 
 
-def note_gone(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
+def note_gone(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:
     """A fixture was torn down in this process."""
-    config.stash[session_key].alive.pop(id(fixture), None)
+    config = request.config
+    if config.stash[session_key].alive.pop(id(fixture), None) is None:
+        return
+    children = config.stash.get(_children_key, None)
+    if children is not None and request.node in request.session._setupstate.stack:
+        # Before its scope has ended, for another parameter: who has inherited it must not use it any more.
+        children.distrust(fixture)
 
 
 def record_crashes(config: pytest.Config) -> None:
@@ -240,6 +249,7 @@ class _Child:
         self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
     ) -> None:
         self._config = config
+        self._is_closed = False
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
         self.journal = Journal.create(limits.data_bytes)
@@ -250,6 +260,9 @@ class _Child:
             msg = f"no descriptor for the output of a child: {error}"
             raise LaunchError(msg) from error
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
+        self._sweep = Sweep(self.guard.kill)
+        #: The fixtures that this process had set up at its birth, by identity.
+        self.inherited = frozenset(config.stash[session_key].alive) if node is not None else frozenset()
         #: The item that it runs, or ran last.
         self.item: _GuardedItem | _Unheard | None = None
         #: The places of the items that it has run.
@@ -265,9 +278,11 @@ class _Child:
         self.is_unfit = False
 
     def close(self) -> None:
-        """The child has ended, or belongs to another process than this."""
-        self.output.close()
-        self.journal.close()
+        """The child has ended, or belongs to another process than this. May be called again."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.output.close()
+            self.journal.close()
 
     def forget(self) -> None:
         """In another child: this one is the parent's."""
@@ -290,8 +305,12 @@ class _Child:
         ahead = None if attempt else self._config.stash[_children_key].order_ahead(self, place, nextplace)
         self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
         self.trail.append(place)
+        self._sweep.end()
         with self._guarding(item):
-            return self.guard.give(given, item.settings.limits, ahead=ahead)
+            remains = self.guard.give(given, item.settings.limits, ahead=ahead)
+        if self.is_astray:
+            self._sweep.begin()
+        return remains
 
     def has_begun(self, place: int) -> bool:
         """Whether it runs the item at that place already."""
@@ -317,12 +336,19 @@ class _Child:
         item = self.item
         if not isinstance(item, _GuardedItem) or self.is_astray:
             # What becomes of a test for which nobody has asked is nobody's report.
+            self._sweep.end()
             self.item = None
+            limits = _TRIAL_LIMITS
+            if isinstance(item, _GuardedItem):
+                # The grace is that of the test, and of the teardown of all that was shared.
+                limits = self._limits_of_end(item, hurry=hurry)
+                limits = replace(limits, grace=limits.timeout or _TRIAL_LIMITS.grace)
             try:
-                self.guard.end(_TRIAL_LIMITS, interrupted=True)
+                self.guard.end(limits, interrupted=True)
             finally:
                 self.close()
             return
+        self._sweep.end()
         self.is_ending = not self.guard.has_ended()
         with self._guarding(item):
             remains = self.guard.end(self._limits_of_end(item, hurry=hurry))
@@ -332,7 +358,8 @@ class _Child:
         """The clock of what follows the last report of an item starts now."""
         item.phase_started_at = time.monotonic()
         limits, timeout = item.settings.limits, item.settings.end_timeout
-        return replace(limits, timeout=(limits.grace if hurry else timeout) or None, clock_waits=False)
+        bound = max(limits.grace, _LEAST_GRACE) if hurry else timeout or None
+        return replace(limits, timeout=bound, clock_waits=False)
 
     @contextmanager
     def _guarding(self, item: _GuardedItem | _Unheard) -> Generator[None]:
@@ -341,8 +368,10 @@ class _Child:
         try:
             yield
         except BaseException:
-            self._config.stash[_children_key].remove(self)
-            self.close()
+            # Where the child lives, the session's end ends it.
+            if self.guard.is_buried:
+                self._config.stash[_children_key].remove(self)
+                self.close()
             raise
         finally:
             session.guarding = None
@@ -386,9 +415,9 @@ class _Children:
         child, place = self._living.get(key), self.place_of(item)
         if child is not None and place is not None and child.has_begun(place):
             return
-        if child is not None and (child.is_astray or child.guard.has_ended()):
+        if child is not None and (child.is_astray or child.is_unfit or child.guard.has_ended()):
             self._end(child)
-        elif child is not None and child.awaited != place:
+        elif child is not None and child.item is not None and child.awaited != place:
             assert place is not None
             remains = child.trim(place)
             if remains is not None:
@@ -436,6 +465,7 @@ class _Children:
         if (
             nextplace != place + 1
             or hasattr(session.config, "workerinput")
+            or reruns.is_active(session.config)
             or child.output.turns.are_taken
             or session._setupstate.stack
             or self._child_of(items[nextplace]) is not child
@@ -507,11 +537,17 @@ class _Children:
                 remains = child.run(_Unheard(items[one]), one, following)
                 if remains is not None:
                     return one == place and remains.ending is not None
-            child.item = None
-            child.guard.end(_TRIAL_LIMITS)
             return False
         finally:
-            child.close()
+            if child.guard.is_buried:
+                child.close()
+            else:
+                child.end()
+
+    def distrust(self, fixture: pytest.FixtureDef[Any]) -> None:
+        """A fixture that some have inherited is gone: they run no other item."""
+        for child in self._living.values():
+            child.is_unfit = child.is_unfit or id(fixture) in child.inherited
 
     def end_unneeded(self, nextitem: pytest.Item | None) -> None:
         """After an item: end the children whose scope has ended."""
@@ -604,7 +640,8 @@ class _Unheard:
         settings = item.stash[settings_key]
         assert settings is not None
         timeout = settings.limits.timeout or _TRIAL_LIMITS.timeout
-        self.settings = replace(settings, limits=replace(settings.limits, timeout=timeout, dump_every=None))
+        limits = replace(settings.limits, timeout=timeout, clock_waits=False, dump_every=None)
+        self.settings = replace(settings, limits=limits)
 
     def take(self, message: Message) -> None:
         """What is said has been said before."""
@@ -698,7 +735,12 @@ class _GuardedItem:
             finally:
                 child.close()
         if crash is not None and len(child.trail) > 1 and not self._is_due(crash):
-            crash = children.explained(crash, child, self.settings)
+            try:
+                crash = children.explained(crash, child, self.settings)
+            except KeyboardInterrupt:
+                # The crash is known, whoever's fault it was.
+                self._conclude(crash, ())
+                raise
         self._conclude(crash, () if remains is None else remains.leaked)
 
     @property
@@ -771,7 +813,7 @@ class _GuardedItem:
                     with _reporting_late(self.item):
                         self._log_report(report)
                 else:
-                    self._take_report(report)
+                    self._take_report(report, message.left_at)
                 self.child.output.end_phase()
                 self.child.output.turns.give_back()
             case Expected():
@@ -795,7 +837,8 @@ class _GuardedItem:
                 self.finished = message
             case Idle(unfit=unfit, unhealthy=unhealthy, goes_on=goes_on):
                 self.finished = message
-                self.child.is_unfit, self.child.goes_on = bool(unfit or unhealthy), goes_on
+                self.child.is_unfit = self.child.is_unfit or bool(unfit or unhealthy)
+                self.child.goes_on = goes_on
                 if unhealthy:
                     told = f"its child was ended: {reporting.clean(unhealthy)}"
                     self._show_own(UnhealthyChildWarning(told))
@@ -804,12 +847,12 @@ class _GuardedItem:
             case _:
                 raise AssertionError
 
-    def _take_report(self, report: pytest.TestReport) -> None:
+    def _take_report(self, report: pytest.TestReport, left_at: Seconds) -> None:
         self._add_snapshots(report)
         if type(report) is pytest.TestReport:  # Not a subtest's, which ends no phase.
             self.last = report
-            # By the clock of both, for the report may have waited to be read.
-            self.phase_started_at = time.monotonic() - max(0.0, time.time() - report.stop)
+            # The report may have waited to be read.
+            self.phase_started_at = min(max(self.phase_started_at, left_at), time.monotonic())
             if self.settings.limits.clock_waits:
                 if report.when == "setup" and report.passed:
                     self.child.guard.start_clock(self.phase_started_at)
@@ -1237,8 +1280,6 @@ class _Inside:
 
     def begin(self, item: pytest.Item, attempt: int) -> None:
         """What is told from here on is told of this item."""
-        if self._reporter is not None:
-            self._journal = self._journal.renewed()
         item.stash[_journal_key] = self._journal, os.getpid()
         reporter = _Reporter(
             item, self._line.sender, self._send_lines, self._journal, self._output, is_attempt=attempt > 0
@@ -1330,13 +1371,19 @@ class _Inside:
 
         call = _called(tear_down, "teardown")
         if call.excinfo is None:
+            reporter.tell_noted(None)
             self._output.forget()
             return
         reporter.is_late = True
         item.ihook.pytest_runtest_logreport(report=item.ihook.pytest_runtest_makereport(item=item, call=call))
 
     def _unfit(self) -> str:
-        return "" if self._journal.is_intact() else "the test closed the descriptor of faultguard_data"
+        """After a test: why there is no journal for the next one; empty where there is."""
+        try:
+            self._journal = self._journal.renewed()
+        except JournalError as error:
+            return str(error)
+        return ""
 
     def _forward_warnings(self) -> None:
         if self._config.pluginmanager.hasplugin("warnings"):
@@ -1596,7 +1643,7 @@ class _Reporter:
             # The parent's session counts it as well; what runs here must know when enough is enough.
             self.item.session.pytest_runtest_logreport(report)
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
-        self._tell_noted(report)
+        self.tell_noted(report)
         self._send_lines()
         self._output.turns.hand_over(_packed(report, self.item.config, late=self.is_late), self._sender)
         self._output.forget()
@@ -1630,12 +1677,13 @@ class _Reporter:
         text = "\n".join([reporting.data_text(rescued), *gaps])
         reporting.add_section(report, reporting.DATA_TITLE, text)
 
-    def _tell_noted(self, report: pytest.TestReport) -> None:
+    def tell_noted(self, report: pytest.TestReport | None) -> None:
+        """What was said to the junitxml file since the last time."""
         if self._xml is None:
             return
         properties = tuple(self._xml.global_properties[self._told_properties :])
         self._told_properties += len(properties)
-        reporter = self._xml.node_reporters.get((_identity(report), None))
+        reporter = None if report is None else self._xml.node_reporters.get((_identity(report), None))
         attributes = {} if reporter is None else reporter.attrs
         if properties or attributes:
             self._send(Noted(session_properties=properties, attributes=attributes))
@@ -1662,6 +1710,7 @@ def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> 
         was_object=not (longrepr is None or isinstance(longrepr, str | tuple) or hasattr(longrepr, "reprtraceback")),
         failed_subtests=counts.get(_identity(report), 0) if counts else 0,
         late=late,
+        left_at=time.monotonic(),
     )
 
 

@@ -214,7 +214,8 @@ def sections(crash: Crash) -> Iterator[tuple[str, str]]:
     if crash.trail:
         yield "shared child", "\n".join(_whose_fault(crash))
     if crash.leaked:
-        yield LEAKED_TITLE, "\n".join(crash.leaked)
+        # Of a shared child, nobody knows which test it was.
+        yield f"{LEAKED_TITLE}{' with the shared child' if crash.trail else ''}", "\n".join(crash.leaked)
     if crash.gaps:
         yield "gaps in the evidence", "\n".join(crash.gaps)
 

@@ -67,6 +67,11 @@ def run(
     return bool(types.FunctionType(loop.__code__, {**vars(plugin), **names})(item, nextitem))
 
 
+def is_active(config: pytest.Config) -> bool:
+    """Whether the plugin runs items here."""
+    return _plugin(config) is not None
+
+
 def begin(item: pytest.Item) -> None:
     """In the parent, before each child: nothing is known of the attempt."""
     if _plugin(item.config) is not None:

@@ -334,22 +334,31 @@ class Journal(MutableMapping[Hashable, Any]):
             fd = os.dup(self._fd)
         except OSError as error:
             raise JournalError(f"cannot empty the journal: {error}") from error
-        self.close()
+        is_free = self._close()
+        if not is_free:
+            os.close(fd)
+            raise JournalError("the test keeps a view of faultguard_data.buffer()")
         return Journal(fd, self._limit)
 
     def close(self) -> None:
         """Give descriptor and mapping back; views from :meth:`buffer` stay usable. May be called again."""
+        self._close()
+
+    def _close(self) -> bool:
+        """As :meth:`close`; whether no view is alive."""
         fd, self._fd = self._fd, -1
         if fd < 0:
-            return
+            return True
         shared, self._map, self._mark = self._map, None, _UNMARKED
         self._entries = {}
         if shared is not None:
             try:
                 shared.close()
             except BufferError:  # A view is alive: the mapping goes with the last one.
-                pass
+                os.close(fd)
+                return False
         os.close(fd)
+        return True
 
     # -- the mapping -------------------------------------------------------------------------------------------------
 

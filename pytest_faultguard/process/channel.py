@@ -49,6 +49,8 @@ class Report:
     failed_subtests: int = 0
     #: Whether the test has had its teardown's report, and this is of what was torn down later.
     late: bool = False
+    #: When it left, on the monotonic clock, which both sides share; a test may have put another one in its place.
+    left_at: float = 0.0
 
 
 @final
@@ -324,6 +326,11 @@ class Receiver:
         self._buffer = bytearray()
         #: Whether every writer is gone.
         self.closed = False
+
+    @property
+    def is_amid(self) -> bool:
+        """Whether a part of a message has arrived, and the rest not yet."""
+        return bool(self._buffer) and not self.closed
 
     def receive(self) -> Iterator[Message]:
         """Yield what has arrived; never waits. What was not asked for stays for the next call.

@@ -71,6 +71,11 @@ class Disposition:
         """Whether the signal is ignored, as under ``nohup``: then it is left alone."""
         return bool(self.function is _IGNORED)
 
+    @property
+    def is_default(self) -> bool:
+        """Whether the signal ends this process, without anybody's having a say."""
+        return self.function is _DEFAULT and self._action is None
+
     def restore(self) -> None:
         """Put both tables back."""
         # None stands for a C handler: Python's table cannot be given it, the kernel's can.
@@ -224,6 +229,33 @@ class Status:
     def close(self) -> None:
         """Restore the former disposition."""
         self._former.restore()
+
+
+@final
+class Sweep:
+    """While a child runs and nobody waits for it: a signal that would end this process ends the child's group first."""
+
+    def __init__(self, kill: Callable[[], None]) -> None:
+        self._kill = kill
+        self._held: list[int] = []
+
+    def begin(self) -> None:
+        """From now on; not outside the main thread, where Python cannot install handlers."""
+        if threading.current_thread() is threading.main_thread():
+            for number in TERMINATING:
+                if Disposition(number).is_default:
+                    _signal.signal(number, self._run)
+                    self._held.append(number)
+
+    def end(self) -> None:
+        """As before."""
+        while self._held:
+            _signal.signal(self._held.pop(), _DEFAULT)
+
+    def _run(self, number: int, _frame: FrameType | None) -> None:
+        self._kill()
+        self.end()
+        signal.raise_signal(number)
 
 
 def ignore(number: int) -> None:

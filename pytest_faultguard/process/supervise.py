@@ -27,11 +27,13 @@ from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.process import proc
+from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
+from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
 from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.relay import Relay
@@ -121,6 +123,9 @@ class Watch:
         self._status_answer: Callable[[str], None] | None = None
         self._finished = False
         self._idle = False
+        #: Whether what is said now is of no order that anybody has given.
+        self._is_deaf = False
+        self._is_running = False
         self._dead = False
         self._buried = False
         self._ended_at: Seconds | None = None
@@ -197,10 +202,12 @@ class Watch:
         stays = False
         try:
             try:
+                self._is_running = True
                 signals.listen()
                 self._wait()
             finally:
                 signals.block()
+                self._is_running = False
             # Also one that has died since: in the next test, if it went on, or waiting for it.
             stays = self._idle
         finally:
@@ -236,6 +243,7 @@ class Watch:
         self._forget(self._signals.fd)
         self._timers.clear()
         self._stacks.clear()
+        self._status_answer = None
         askers, self._askers = self._askers, []
         for answer in askers:
             answer("")
@@ -246,10 +254,21 @@ class Watch:
         if len(self._askers) == 1:
             self._request_stacks()
 
-    def ask_status(self, answer: Callable[[str], None]) -> None:
-        """As :meth:`ask_stacks`, from a signal handler."""
-        self._status_answer = answer
-        self._signals.wake()
+    def ask_status(self, answer: Callable[[str], None]) -> bool:
+        """As :meth:`ask_stacks`, from a signal handler; False where nobody waits for the child just now."""
+        if self._is_running:
+            self._status_answer = answer
+            self._signals.wake()
+        return self._is_running
+
+    @property
+    def is_buried(self) -> bool:
+        """Whether nothing is left of the child."""
+        return self._buried
+
+    def kill(self) -> None:
+        """End the child's group, whatever it does; its end is told by the next :meth:`run`."""
+        kill_group(self._child.pid)
 
     @property
     def elapsed(self) -> Seconds:
@@ -285,6 +304,7 @@ class Watch:
         self._heed()
 
     def _heed(self) -> None:
+        self._timers.pop(self._heed, None)
         if not self._is_heeding and self._channel_fd in self._readers:
             self._poll.register(self._channel_fd, select.POLLIN)
             self._is_heeding = True
@@ -295,13 +315,15 @@ class Watch:
         self._read_channel()
 
     def _read_channel(self) -> None:
-        if self._is_heeding:
-            self._let_gather()
         try:
             for message in () if self._idle else self._receiver.receive():
                 self._take(message)
                 if self._idle:
                     return  # What follows is of the next order.
+            if self._receiver.is_amid:
+                self._heed()  # The child waits until there is room for the rest.
+            elif self._is_heeding:
+                self._let_gather()
         except ChannelError as error:
             self._lost = self._lost or str(error)
             self._forget(self._channel_fd)
@@ -314,6 +336,8 @@ class Watch:
         if self._overdue is not None or self._dump:
             # Said after the deadline or after the crash: the ending is decided, and a phase has one outcome.
             return
+        if self._is_deaf and not isinstance(message, Stopped | Finished | Broken):
+            return
         if self._askers:
             # Asked before and written before: they belong to what the child was doing before it said this.
             self._read_stacks()
@@ -322,12 +346,13 @@ class Watch:
         if isinstance(message, Finished):
             self._finished = True
             self.expect_end()
-        elif isinstance(message, Idle):
-            # One that is being interrupted leaves.
-            self._idle = not self._interrupts
         if self._relay is not None:
             self._call(self._relay.drain)  # Written before this was said.
         self._call(lambda: self._on_message(message))
+        if isinstance(message, Idle):
+            # One that is being interrupted leaves; it may have gone on before.
+            self._idle = not self._interrupts
+            self._is_deaf = not self._idle
 
     def _call(self, outside: Callable[[], object]) -> None:
         """Call what is not ours and may hang or wait: a signal acts there as it would without us."""
@@ -390,6 +415,8 @@ class Watch:
 
     def _request_stacks(self) -> None:
         self._read_channel()  # What was said by now is not of the phase that they will show.
+        if self._idle:
+            return
         pid = self._child.pid
         reason = _deaf(pid)
         if reason:
@@ -423,6 +450,9 @@ class Watch:
             self._request_stacks()
 
     def _on_dump_due(self) -> None:
+        self._read_channel()
+        if self._idle:
+            return
         self._timers[self._on_dump_due] = time.monotonic() + self._dump_every
         after = self.elapsed
         self.ask_stacks(lambda text: self._tell(Snapshot(after=after, text=text)) if text else None)
