@@ -12,6 +12,7 @@ import pytest
 from pytest_faultguard import options
 from pytest_faultguard import protocol
 from pytest_faultguard import session
+from pytest_faultguard import usage
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +33,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say it where nothing is guarded although it was asked for."""
     return session.header(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the guarded tests used."""
+    usage.show(terminalreporter)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -65,15 +65,19 @@ from _pytest.skipping import xfailed_key
 from pytest_faultguard import losses
 from pytest_faultguard import report as reporting
 from pytest_faultguard import reruns
+from pytest_faultguard import usage
+from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Phase
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence import lastwords
@@ -91,6 +95,7 @@ from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
+from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
@@ -110,6 +115,10 @@ from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Orders
 from pytest_faultguard.process.child import flush_streams
+from pytest_faultguard.process.meter import Before
+from pytest_faultguard.process.meter import Meter
+from pytest_faultguard.process.meter import Usage
+from pytest_faultguard.process.meter import since
 from pytest_faultguard.process.rescue import rescue
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.session import Session
@@ -218,6 +227,7 @@ class _Child:
     """The parent's part in the life of one child, which runs one item or the items of a scope."""
 
     def __init__(self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None) -> None:
+        memory.check(limits.memory)
         self._config = config
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
@@ -237,6 +247,8 @@ class _Child:
         self.is_ending = False
         #: Whether it is to run no other item.
         self.is_unfit = False
+        #: What it had used when its last test ended.
+        self.before = Before()
 
     def close(self) -> None:
         """The child has ended, or belongs to another process than this."""
@@ -317,11 +329,14 @@ class _Child:
 
 
 class _Children:
-    """The children of a session that outlive a test: one for each node of a scope, and size of a journal."""
+    """The children of a session that outlive a test: one for each node of a scope, size of a journal, and limit of memory.
+
+    Where limits of memory differ, what the tests of one have left in memory must not count against those of another.
+    """
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._living: dict[tuple[pytest.Collector, int], _Child] = {}
+        self._living: dict[tuple[pytest.Collector, int, int | None], _Child] = {}
         self._refused: FaultguardError | None = None
         self._places: dict[pytest.Item, int] = {}
         session.config.stash[_outermost_key] = _Outermost(session.config.pluginmanager)
@@ -409,12 +424,12 @@ class _Children:
         self.remove(child)
         child.end(hurry=hurry)
 
-    def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int] | None:
+    def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int, int | None] | None:
         settings = item.stash.get(settings_key, None)
         if settings is None or self.place_of(item) is None:
             return None
         node = _scope_node(item, settings.scope)
-        return None if node is None else (node, settings.limits.data_bytes)
+        return None if node is None else (node, settings.limits.data_bytes, settings.limits.memory)
 
 
 def _limits_of(item: pytest.Item) -> Limits:
@@ -511,6 +526,8 @@ class _GuardedItem:
         self.snapshots: list[Snapshot] = []
         self.slow: list[tuple[str, str]] = []
         self.captured: dict[str, str] = {}
+        #: After a crash: what the test had used.
+        self.usage: Usage | None = None
         self.phase_started_at = time.monotonic()
 
     def run(self) -> None:
@@ -613,6 +630,8 @@ class _GuardedItem:
                         self._log_report(report)
                 else:
                     self._take_report(report)
+                if message.cpu_seconds:
+                    self.child.before = Before(cpu_seconds=message.cpu_seconds, waited_peak=message.waited_peak)
                 self.child.output.end_phase()
                 self.child.output.turns.give_back()
             case Expected():
@@ -727,6 +746,7 @@ class _GuardedItem:
         output = self.child.output
         captured = output.read()
         ending = self._ending(remains)
+        self.usage = None if remains.usage is None else since(remains.usage, self.child.before)
         if ending is None:
             output.pass_on(captured)
             return None
@@ -737,6 +757,8 @@ class _GuardedItem:
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
         dump = remains.dump or faultdump.find(err)
         dumped = faultdump.parse(dump)
+        message = lastwords.explain(err, out) if isinstance(ending, Signaled | Exited) else ""
+        ending = memory.blame(ending, self.settings.limits.memory, remains.data_bytes, message)
         rescued, data_gaps = rescue(self.child.journal.fileno())
         if not dump and self.broken:
             dump = self.broken
@@ -745,7 +767,7 @@ class _GuardedItem:
             phase=self._phase(),
             ending=ending,
             duration=max(0.0, remains.ended_at - self.phase_started_at),
-            message=lastwords.explain(err, out) if isinstance(ending, Signaled | Exited) else "",
+            message=message,
             stacks=dumped.stacks,
             dump=dump,
             rescued=rescued,
@@ -793,7 +815,9 @@ class _GuardedItem:
         call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
-        properties = [] if self.last is None else self.last.user_properties
+        properties = [] if self.last is None else [*self.last.user_properties]
+        if self.usage is not None:
+            usage.add(properties, self.usage)
         item.stash[_crash_key] = crash, sections, properties
         item.stash[xfailed_key] = self._xfail(crash)
         try:
@@ -820,7 +844,7 @@ class _GuardedItem:
         expected = self.expected
         if expected is None:
             return None
-        accepted = expected.hang if isinstance(crash.ending, Overdue) else expected.crash
+        accepted = expected.hang if isinstance(crash.ending, RAN_ON) else expected.crash
         if accepted and expected.pattern is not None:
             accepted = re.search(expected.pattern, str(error_for(crash))) is not None
         # pytest compares types: none at all is what nothing matches.
@@ -965,9 +989,11 @@ def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[st
     if dump or any(gap.startswith("stacks:") for gap in gaps):
         return ()
     match ending:
-        case Signaled(signal=number) if number in _DUMPED:
+        case Signaled(signal=number) | Starved(signal=number) if number in _DUMPED:
             return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)
-        case Signaled(signal=number):
+        case OutOfMemory():
+            return ("stack: SIGKILL ends a process without a dump",)
+        case Signaled(signal=number) | Starved(signal=number):
             return (f"stack: {signal_name(number)} ends a process without a dump",)
         case Exited():
             return ("stack: the process left by itself, and marked no line",)
@@ -1019,6 +1045,9 @@ class _Inside:
         self._send = line.sender.send
         self._send_lines = known.lines.divert(self._send)
         self._attempt = 0
+        self._lives_on = child.node is not None
+        self._meter = Meter()
+        memory.apply(child.guard.limits.memory)
         #: Of the item that runs, or ran last.
         self._reporter: _Reporter | None = None
         self._forward_warnings()
@@ -1028,9 +1057,18 @@ class _Inside:
         """What is told from here on is told of this item."""
         if self._reporter is not None:
             self._journal = self._journal.renewed()
+        if self._lives_on:
+            memory.restore()
+            self._meter.begin()
         item.stash[_journal_key] = self._journal, os.getpid()
         reporter = _Reporter(
-            item, self._line.sender, self._send_lines, self._journal, self._output, is_attempt=attempt > 0
+            item,
+            self._line.sender,
+            self._send_lines,
+            self._journal,
+            self._output,
+            self._meter,
+            is_attempt=attempt > 0,
         )
         self._reporter = self._config.stash[_outermost_key].reporter = reporter
         if attempt:
@@ -1256,6 +1294,8 @@ class _Outermost:
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         if self.reporter is not None and call.excinfo is not None:
+            # What has failed for want of memory may hold it still: its report needs some, and its teardown.
+            memory.lift()
             self.reporter.keep_output(call.when)
         report = yield
         if self.reporter is not None:
@@ -1310,6 +1350,7 @@ class _Reporter:
         send_lines: Callable[[], object],
         journal: Journal,
         output: Output,
+        meter: Meter,
         *,
         is_attempt: bool,
     ) -> None:
@@ -1322,6 +1363,7 @@ class _Reporter:
         self.is_late = False
         self._journal = journal
         self._output = output
+        self._meter = meter
         self._expected: Expected | None = None
         self._xml = item.config.stash.get(xml_key, None)
         self._told_properties = len(self._xml.global_properties) if self._xml is not None else 0
@@ -1338,7 +1380,12 @@ class _Reporter:
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self._tell_noted(report)
         self._send_lines()
-        self._output.turns.hand_over(_packed(report, self.item.config, late=self.is_late), self._sender)
+        before = Before()
+        if ends_phase and report.when == "teardown" and not self.is_late:
+            used, before = self._meter.read()
+            usage.add(report.user_properties, used)
+        packed = _packed(report, self.item.config, before, late=self.is_late)
+        self._output.turns.hand_over(packed, self._sender)
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
@@ -1380,7 +1427,7 @@ class _Reporter:
                 self._send(expected)
 
 
-def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> Report:
+def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *, late: bool) -> Report:
     counts: Mapping[Any, int] | None = None
     if failed_subtests_key is not None:
         counts = config.stash.get(failed_subtests_key, None)
@@ -1390,6 +1437,8 @@ def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> 
         was_object=not (longrepr is None or isinstance(longrepr, str | tuple) or hasattr(longrepr, "reprtraceback")),
         failed_subtests=counts.get(_identity(report), 0) if counts else 0,
         late=late,
+        cpu_seconds=before.cpu_seconds,
+        waited_peak=before.waited_peak,
     )
 
 

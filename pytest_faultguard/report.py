@@ -19,9 +19,9 @@ from typing import final
 
 import pytest
 
+from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Frame
-from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Rescued
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.crash import to_json
@@ -40,7 +40,7 @@ _SECTION_CHARACTERS = 200_000
 def blame(item: pytest.Item, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
     # Of a hanging process any thread may have answered: the one that runs the test tells.
-    teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, Overdue))
+    teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, RAN_ON))
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     return traceback_of(tuple(reversed(frames)) or (_first_line(item),))
 

@@ -49,6 +49,9 @@ class Report:
     failed_subtests: int = 0
     #: Whether the test has had its teardown's report, and this is of what was torn down later.
     late: bool = False
+    #: With the teardown's report, what the child had used by then since its birth, as in :class:`meter.Before`.
+    cpu_seconds: float = 0.0
+    waited_peak: int = 0
 
 
 @final
