@@ -16,6 +16,7 @@ from typing import final
 
 _ALL = "/proc/vmstat"
 _READ_BYTES = 1 << 16
+_COUNT = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 #: By the type of the file system, what it counts in.
 _FILES = {"cgroup2": "memory.events", "cgroup": "memory.oom_control"}
 
@@ -34,9 +35,9 @@ class Kills:
         return _count(self.file) if self.file else None
 
 
-def read_count(text: str) -> int | None:
+def read_count(text: bytes) -> int | None:
     """The count in what one of the files says; None where it says none."""
-    match = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    match = _COUNT.search(text)
     return int(match[1]) if match else None
 
 
@@ -80,7 +81,7 @@ def _count(file: str) -> int | None:
     except OSError:
         return None
     try:
-        return read_count(os.read(fd, _READ_BYTES).decode("ascii", "replace"))
+        return read_count(os.read(fd, _READ_BYTES))
     except OSError:
         return None
     finally:

@@ -29,7 +29,7 @@ PART_MOUNTS = "25 24 0:22 /docker/abc /mnt/c\\040g rw - cgroup2 cgroup rw\n"
 @pytest.mark.parametrize(("text", "count"), [(V1, 3), (V2, 2), (VMSTAT, 5), ("oom_kill_disable 0\n", None), ("", None)])
 def test_the_count_is_that_of_kills(text: str, count: int | None) -> None:
     """Not that of groups, nor of times that memory was short."""
-    assert read_count(text) == count
+    assert read_count(text.encode()) == count
 
 
 @pytest.mark.parametrize(
