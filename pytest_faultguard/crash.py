@@ -23,8 +23,9 @@ _SIGKILL = getattr(_signal, "SIGKILL", 9)
 #: A duration or an instant of the monotonic clock, in seconds.
 Seconds: TypeAlias = float
 
-#: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone.
-Phase: TypeAlias = Literal["setup", "call", "teardown", "exit"]
+#: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone. In ``collect`` there
+#: is no test yet: it is a module, a class or a directory.
+Phase: TypeAlias = Literal["collect", "setup", "call", "teardown", "exit"]
 
 
 @final
@@ -140,7 +141,7 @@ class Rescued:
 class Crash:
     """An unclean ending of a guarded test, with the evidence that the child left."""
 
-    #: The node id of the test.
+    #: The node id of the test; of what was collected, in ``collect``.
     label: str
     phase: Phase
     ending: Ending
@@ -155,6 +156,14 @@ class Crash:
     rescued: tuple[Rescued, ...] = ()
     #: Processes that the test had started and that were still there: ``pid command line``.
     leaked: tuple[str, ...] = ()
+    #: The tests that had run before in the same child, newest first.
+    trail: tuple[str, ...] = ()
+    #: Whether it crashes in a child of its own as well; None where that was not tried.
+    alone: bool | None = None
+    #: Of those that ran before, the ones that it needs to crash, in their order; empty where nobody has looked.
+    needs: tuple[str, ...] = ()
+    #: Runs those and it; empty as above.
+    command: str = ""
     #: Evidence that could not be had, each with its reason.
     gaps: tuple[str, ...] = ()
 
@@ -192,7 +201,7 @@ class Crash:
             case Overspent(cpu=cpu, stopped_by=stopped_by):
                 told = f"cpu limit of {cpu:g} s passed {after}, ended by {stopped_by}"
             case Exited(code=code):
-                unfinished = "process" if self.phase == "exit" else "test"
+                unfinished = {"exit": "process", "collect": "import"}.get(self.phase, "test")
                 told = f"exit code {code} {after}: the {unfinished} never finished"
             case Overdue(timeout=timeout, stopped_by=stopped_by):
                 told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
@@ -269,8 +278,8 @@ def from_json(record: Mapping[str, Any]) -> Crash:
     fields["ending"] = _ENDINGS[ending.pop("kind")](**ending)
     fields["stacks"] = tuple(_stacks(fields["stacks"]))
     fields["rescued"] = tuple(Rescued(**one) for one in fields["rescued"])
-    fields["leaked"] = tuple(fields["leaked"])
-    fields["gaps"] = tuple(fields["gaps"])
+    for name in ("leaked", "trail", "needs", "gaps"):
+        fields[name] = tuple(fields[name])
     return Crash(**fields)
 
 

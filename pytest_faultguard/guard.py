@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import child as child_side
 from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Receiver
@@ -132,11 +134,27 @@ class Guard:
         """Whether the child has crashed or left while it waited for an order."""
         return self._watch is None or self._watch.has_ended()
 
-    def give(self, order: Order, limits: Limits) -> Remains | None:
+    def give(self, order: Order | None, limits: Limits, *, ahead: Order | None = None) -> Remains | None:
         """Have the child carry out an order; None where it waits for the next one, else it has ended.
+
+        ``ahead`` is what it may go on with then, at once. No order at all is one that was given ahead.
 
         Raises as :meth:`run`.
         """
+        return self._order((order, ahead), limits, has_begun=order is None)
+
+    def end(self, limits: Limits, *, interrupted: bool = False) -> Remains:
+        """Have the child leave; ``interrupted`` where it does something of which nobody wants to hear any more.
+
+        Raises as :meth:`run`.
+        """
+        remains = self._order((Leave(),), limits, interrupted=interrupted)
+        assert remains is not None
+        return remains
+
+    def _order(
+        self, given: Iterable[Order | None], limits: Limits, *, has_begun: bool = False, interrupted: bool = False
+    ) -> Remains | None:
         watch, pipes, orders = self._watch, self._pipes, self._orders
         assert watch is not None
         assert pipes is not None
@@ -145,10 +163,14 @@ class Guard:
         stays = False
         try:
             with Signals() as signals:
-                watch.begin()
+                watch.begin(has_begun=has_begun)
                 self._start_clocks(watch)
                 try:
-                    orders.send(order)
+                    for order in given:
+                        if order is not None:
+                            orders.send(order)
+                    if interrupted:
+                        watch.interrupt()
                 except (BrokenPipeError, ChannelError):
                     # It has ended, as its pidfd will tell; or somebody has closed a descriptor of ours, or of its own.
                     watch.expect_end()
@@ -159,6 +181,18 @@ class Guard:
                 self._watch = self._pipes = None
                 pipes.__exit__()
         return None if watched is None else _remains(watched)
+
+    def end_now(self) -> None:
+        """End the child with its group, whatever it does, and bury it."""
+        with Signals():
+            watch, pipes = self._watch, self._pipes
+            self._watch = self._pipes = None
+            try:
+                if watch is not None:
+                    watch.end_now()
+            finally:
+                if pipes is not None:
+                    pipes.__exit__()
 
     def forget(self) -> None:
         """In another child: this one is the parent's."""

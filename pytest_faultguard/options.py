@@ -63,6 +63,20 @@ def _size(value: object) -> int:
     return value
 
 
+def _switch(value: object) -> bool:
+    if value not in {"on", "off"}:
+        msg = "on or off"
+        raise _WrongError(msg)
+    return value == "on"
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 1 or value != int(value):
+        msg = "a whole number above 0"
+        raise _WrongError(msg)
+    return int(value)
+
+
 def _memory(value: object) -> int:
     if value in {0, "0"} and not isinstance(value, bool):
         return 0
@@ -90,6 +104,10 @@ class Settings:
     scope: str
     #: How long the end of a child may take that has run several tests.
     end_timeout: Seconds
+    #: Whether a crash in a shared child is tried again in one of its own.
+    confirm: bool
+    #: How often tests may be run in search of those that a crash needs; 0 for no search.
+    bisect_runs: int
 
 
 @final
@@ -155,6 +173,21 @@ ARGUMENTS: tuple[Argument, ...] = (
         parse=_seconds,
     ),
     Argument(
+        name="confirm",
+        metavar="on|off",
+        help="run a test that crashed in a shared child once more, alone: was it its own fault? (at most 10 per session)",
+        default="on",
+        parse=_switch,
+        read=str,
+    ),
+    Argument(
+        name="bisect_runs",
+        metavar="RUNS",
+        help="how many runs --faultguard-bisect may take for one crash",
+        default=100,
+        parse=_count,
+    ),
+    Argument(
         name="dump_every",
         metavar="SECONDS",
         help="add the stacks of a slow guarded test to its report, again and again; 0 for never",
@@ -189,7 +222,9 @@ _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGU
 
 FLAGS: Mapping[str, str] = {
     "--faultguard": "run every test in a guarded child process, not only the marked ones",
+    "--faultguard-collect": "import each test module in a guarded child process first: a crash there is a collection error",
     "--no-faultguard": "run every test in this process, also the marked ones: for debugging",
+    "--faultguard-bisect": "find which of the tests that ran before it in the same child a test needs to crash",
 }
 USAGE_FLAG = "--faultguard-usage"
 USAGE_HELP = "show what the guarded tests used: memory at its peak and processor time, the N largest, or all"
@@ -318,7 +353,21 @@ def settings_for(item: pytest.Item) -> Settings | None:
         memory=values["memory"] or None,
         cpu=values["cpu"] or None,
     )
-    return Settings(limits=limits, scope=values["scope"], end_timeout=values["end_timeout"])
+    return Settings(
+        limits=limits,
+        scope=values["scope"],
+        end_timeout=values["end_timeout"],
+        confirm=values["confirm"],
+        bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,
+    )
+
+
+def limits_of_collection(config: pytest.Config) -> Limits | None:
+    """How the import of one module is guarded; None where it is not."""
+    if not config.getoption(_dest("--faultguard-collect")) or why_unguarded(config) is not None:
+        return None
+    timeout, grace = (_configured(_BY_NAME[name], config) for name in ("timeout", "grace"))
+    return Limits(timeout=timeout or None, grace=grace)
 
 
 def data_limit_for(item: pytest.Item) -> int:
@@ -444,7 +493,7 @@ def _check_value(where: str, name: str, value: object) -> None:
 def _shown(argument: Argument) -> str:
     """The default in words."""
     default = argument.default
-    if isinstance(default, float):
+    if isinstance(default, float | int) and default != DEFAULT_LIMIT_BYTES:
         return f"{default:g}"
     told = "1GiB" if default == DEFAULT_LIMIT_BYTES else str(default)
     other = argument.default_of_unmarked

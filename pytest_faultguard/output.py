@@ -32,8 +32,9 @@ class Output:
     records are in its memory always.
     """
 
-    def __init__(self, config: pytest.Config, *, lives_on: bool = False) -> None:
+    def __init__(self, config: pytest.Config, *, lives_on: bool = False, is_heard: bool = True) -> None:
         self._config = config
+        self._is_heard = is_heard
         manager = config.pluginmanager
         self._capture = manager.getplugin("capturemanager")
         self._logging = manager.getplugin("logging-plugin")
@@ -46,9 +47,9 @@ class Output:
         self.turns = Turns()
         self._files: dict[str, _File] = {}
         try:
-            if not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
+            if is_heard and not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
                 self.relay = Relay()
-            if self.relay is not None or _is_live(config):
+            if self.relay is not None or (is_heard and _is_live(config)):
                 self.turns.begin()
             names = [] if self._shares_files else ["stdout", "stderr"]
             names += [] if self._logging is None else ["log"]
@@ -108,6 +109,11 @@ class Output:
 
     def arm(self) -> None:
         """In the child: begin to tee and to stream."""
+        if not self._is_heard and not self._by_fd:
+            null = os.open(os.devnull, os.O_WRONLY)
+            for fd in (1, 2):
+                os.dup2(null, fd)
+            os.close(null)
         if self.relay is not None:
             self.relay.arm()
         if self._by_fd and not self._shares_files:
@@ -148,6 +154,20 @@ class Output:
         elif "log" in self._files:
             self._files["log"].forget()
 
+    def between_tests(self) -> dict[str, str]:
+        """In the child, when a phase begins that follows a last report: what was written since then."""
+        files = [self._files[name] for name in ("stdout", "stderr") if name in self._files]
+        if not any(file.size() for file in files):
+            return {}
+        if self._by_fd:
+            out, err = self._capture.read_global_capture()
+            return {name: text for name, text in (("stdout", out), ("stderr", err)) if text}
+        texts = {name: self._files[name].read() for name in ("stdout", "stderr")}
+        if self._capture is not None:
+            self._capture.read_global_capture()
+        self.forget()
+        return {name: text for name, text in texts.items() if text}
+
     def go_on(self) -> None:
         """In the child: the last report has left; a crash at exit has last words, too."""
         if self._capture is not None:
@@ -155,6 +175,68 @@ class Output:
                 self._capture.resume_global_capture()
             except (OSError, ValueError):
                 pass  # The test closed pytest's files.
+
+
+@final
+class ScoutOutput:
+    """What a scout writes, kept from the terminal: pytest will write it when it collects the same."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        import fcntl  # Here, for Windows has none, and imports this module.
+
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        self._method = config.getoption("capture", "no")
+        self._files: dict[str, _File] = {}
+        try:
+            for name in ("stdout", "stderr"):
+                self._files[name] = file = _File(name)
+                # Several descriptors write, and it is emptied between: nobody's offset counts.
+                fcntl.fcntl(file.fd, fcntl.F_SETFL, os.O_APPEND)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the files go."""
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+
+    def read(self) -> dict[str, str]:
+        """What was written since :meth:`forget`; empty texts are left out."""
+        return {name: text for name, file in self._files.items() if (text := file.read())}
+
+    # The child's side.
+
+    def arm(self) -> None:
+        """In the scout: write into the files, and no more to the terminal."""
+        self._take_over()
+        if self._capture is None:
+            return
+        self._capture.resume_global_capture()
+        if self._method == "fd":
+            self._take_over()
+        elif self._method == "sys":
+            for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr)):
+                _tee(stream, self._files[name])
+        self._capture.suspend_global_capture()
+
+    def _take_over(self) -> None:
+        files = identity(1), identity(2)
+        for fd, name in ((1, "stdout"), (2, "stderr")):
+            file = identity(fd)
+            # stdin is /dev/null: where this is, too, others may have it open for another purpose.
+            if file == files[fd - 1] and file != identity(0):
+                _replace(file, self._files[name].fd)
+            os.dup2(self._files[name].fd, fd)
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None and hasattr(stream, "reconfigure"):
+                stream.reconfigure(write_through=True)
+
+    def forget(self) -> None:
+        """In the scout: what follows is of something else."""
+        for file in self._files.values():
+            file.forget()
 
 
 @final
@@ -168,6 +250,11 @@ class Turns:
     def __init__(self) -> None:
         self._fds: tuple[int, ...] = ()
         self._identity: object = None
+
+    @property
+    def are_taken(self) -> bool:
+        """Whether there are turns at all."""
+        return bool(self._fds)
 
     def begin(self) -> None:
         """From now on there are turns."""
@@ -253,6 +340,9 @@ class _File:
     def append(self, data: bytes) -> None:
         if identity(self.fd) == self._identity:
             os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
+
+    def size(self) -> int:
+        return os.fstat(self.fd).st_size if identity(self.fd) == self._identity else 0
 
     def forget(self) -> None:
         if identity(self.fd) == self._identity:

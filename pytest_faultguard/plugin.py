@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from pytest_faultguard import collection
 from pytest_faultguard import options
 from pytest_faultguard import protocol
 from pytest_faultguard import session
@@ -23,6 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker, check the settings."""
     session.start(config)
+    collection.start(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

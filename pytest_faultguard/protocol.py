@@ -38,6 +38,7 @@ import functools
 import os
 import pdb  # noqa: T100 - to refuse it in a child.
 import re
+import shlex
 import signal
 import sys
 import time
@@ -46,10 +47,12 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from contextlib import ExitStack
 from contextlib import contextmanager
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 from typing import Literal
 from typing import NoReturn
@@ -105,9 +108,9 @@ from pytest_faultguard.process.channel import Kept
 from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
-from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Run
+from pytest_faultguard.process.channel import Said
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Trim
@@ -125,6 +128,10 @@ from pytest_faultguard.session import Session
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_key
 from pytest_faultguard.session import to_terminal
+from pytest_faultguard.triage.bisect import Flaky
+from pytest_faultguard.triage.bisect import Found
+from pytest_faultguard.triage.bisect import Unfinished
+from pytest_faultguard.triage.bisect import minimal
 
 try:
     from _pytest.subtests import failed_subtests_key
@@ -141,6 +148,9 @@ _When = Literal["setup", "call", "teardown"]
 
 #: How long the condition of a mark may take where it is evaluated after a crash.
 _ANSWER_BOUND: Seconds = 10.0
+#: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
+_TRIALS = 10
+_TRIAL_LIMITS = Limits(timeout=60.0)
 
 
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
@@ -226,23 +236,30 @@ def data_of(item: pytest.Item) -> Generator[Journal]:
 class _Child:
     """The parent's part in the life of one child, which runs one item or the items of a scope."""
 
-    def __init__(self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None) -> None:
+    def __init__(
+        self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
+    ) -> None:
         memory.check(limits.memory)
         self._config = config
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
         self.journal = Journal.create(limits.data_bytes)
         try:
-            self.output = Output(config, lives_on=node is not None)
+            self.output = Output(config, lives_on=node is not None, is_heard=is_heard)
         except OSError as error:
             self.journal.close()
             msg = f"no descriptor for the output of a child: {error}"
             raise LaunchError(msg) from error
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
         #: The item that it runs, or ran last.
-        self.item: _GuardedItem | None = None
-        #: The place of the item for which it has left fixtures standing.
+        self.item: _GuardedItem | _Unheard | None = None
+        #: The places of the items that it has run.
+        self.trail: list[int] = []
+        #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
         self.awaited: int | None = None
+        self.ahead: int | None = None
+        #: Whether it goes on with that one by itself.
+        self.goes_on = False
         #: Whether what it does now is the teardown of what several items have shared.
         self.is_ending = False
         #: Whether it is to run no other item.
@@ -264,50 +281,64 @@ class _Child:
         """Have it wait for orders."""
         self.guard.start(lambda line: _live_in_child(session, line, self))
 
-    def run(self, item: _GuardedItem, place: int | None, nextplace: int | None) -> Remains | None:
+    def run(self, item: _GuardedItem | _Unheard, place: int | None, nextplace: int | None) -> Remains | None:
         """Run an item; what was left by the child where that was its end."""
         self.item, attempt = item, item.attempt
         if self.node is None:
             with self._guarding(item):
                 return self.guard.run(lambda line: _run_in_child(item.item, line, self, attempt))
         assert place is not None
-        self.awaited = nextplace
         order = Run(item=place, nextitem=nextplace, failed=item.item.session.testsfailed, attempt=attempt)
-        return self._give(order, item, item.settings.limits)
+        given = None if self.has_begun(place) else order
+        ahead = None if attempt else self._config.stash[_children_key].order_ahead(self, place, nextplace)
+        self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
+        self.trail.append(place)
+        with self._guarding(item):
+            return self.guard.give(given, item.settings.limits, ahead=ahead)
+
+    def has_begun(self, place: int) -> bool:
+        """Whether it runs the item at that place already."""
+        return self.goes_on and self.ahead == place
+
+    @property
+    def is_astray(self) -> bool:
+        """Whether it has gone on with an item for which nobody has asked any more."""
+        return self.goes_on and self.ahead is not None
 
     def trim(self, place: int) -> Remains | None:
         """Tear down what an item does not need, some that were not guarded having run since the last one."""
-        return self._end_what_was_shared(Trim(nextitem=place))
-
-    def end(self, *, hurry: bool = False) -> None:
-        """Tear down all that is left, and end."""
-        if self.item is None:
-            self.guard.give(Leave(), Limits(timeout=_ANSWER_BOUND))
-            self.close()
-            return
-        remains = self._end_what_was_shared(Leave(), hurry=hurry)
-        assert remains is not None
-        self.item.end(remains)
-
-    def _end_what_was_shared(self, order: Order, *, hurry: bool = False) -> Remains | None:
         item = self.item
-        assert item is not None
-        limits = item.settings.limits
-        timeout = limits.grace if hurry else item.settings.end_timeout
-        item.phase_started_at = time.monotonic()
-        self.is_ending = not self.guard.has_ended()
-        remains = self._give(
-            order, item, Limits(timeout=timeout or None, grace=limits.grace, dump_every=limits.dump_every)
-        )
-        self.is_ending = remains is not None and self.is_ending
+        assert isinstance(item, _GuardedItem)
+        limits = self._limits_of_end(item)
+        with self._guarding(item):
+            remains = self.guard.give(Trim(nextitem=place), limits)
+        self.is_ending = remains is not None
         return remains
 
-    def _give(self, order: Order, item: _GuardedItem, limits: Limits) -> Remains | None:
+    def end(self, *, hurry: bool = False) -> None:
+        """Tear down all that is left, and end; in a hurry, within the grace."""
+        item = self.item
+        if not isinstance(item, _GuardedItem) or self.is_astray:
+            # What becomes of a test for which nobody has asked is nobody's report.
+            self.item = None
+            try:
+                self.guard.end(_TRIAL_LIMITS, interrupted=True)
+            finally:
+                self.close()
+            return
+        self.is_ending = not self.guard.has_ended()
         with self._guarding(item):
-            return self.guard.give(order, limits)
+            remains = self.guard.end(self._limits_of_end(item, hurry=hurry))
+        item.end(remains)
+
+    def _limits_of_end(self, item: _GuardedItem, *, hurry: bool = False) -> Limits:
+        """The clock of what follows the last report of an item starts now."""
+        item.phase_started_at = time.monotonic()
+        limits, timeout = item.settings.limits, item.settings.end_timeout
+        return replace(limits, timeout=(limits.grace if hurry else timeout) or None, clock_waits=False)
 
     @contextmanager
-    def _guarding(self, item: _GuardedItem) -> Generator[None]:
+    def _guarding(self, item: _GuardedItem | _Unheard) -> Generator[None]:
         session = self._config.stash[session_key]
         session.guarding = item.item.nodeid, self.guard
         try:
@@ -338,6 +369,7 @@ class _Children:
         self._session = session
         self._living: dict[tuple[pytest.Collector, int, int | None], _Child] = {}
         self._refused: FaultguardError | None = None
+        self._trials_left = _TRIALS
         self._places: dict[pytest.Item, int] = {}
         session.config.stash[_outermost_key] = _Outermost(session.config.pluginmanager)
 
@@ -354,31 +386,38 @@ class _Children:
 
         Not within the protocol, where hooks have begun what must not be there for the next item.
         """
-        key = self._key(item)
+        key, self._refused = self._key(item), None
         if key is None:
             return
-        self._refused = None
         child, place = self._living.get(key), self.place_of(item)
-        if child is not None and child.guard.has_ended():
+        if child is not None and place is not None and child.has_begun(place):
+            return
+        if child is not None and (child.is_astray or child.guard.has_ended()):
             self._end(child)
         elif child is not None and child.awaited != place:
             assert place is not None
             remains = child.trim(place)
             if remains is not None:
                 self.remove(child)
-                assert child.item is not None
+                assert isinstance(child.item, _GuardedItem)
                 child.item.end(remains)
-        if key not in self._living:
-            _prepare(item.config)
-            item.config.stash[session_key].lines.expect()
+        if key in self._living:
+            return
+        _prepare(item.config)
+        item.config.stash[session_key].lines.expect()
+        try:
+            self._living[key] = child = _Child(item.config, _limits_of(item), key[0])
             try:
-                child = _Child(item.config, _limits_of(item), key[0])
-                self._living[key] = child
                 child.start(self._session)
-            except (JournalError, LaunchError) as error:
-                self._refused = error
-                if child is not None and self._living.pop(key, None) is not None:
+            except BaseException:
+                self.remove(child)
+                if child.guard.has_ended():
                     child.close()
+                else:
+                    child.end()
+                raise
+        except (JournalError, LaunchError) as error:
+            self._refused = error
 
     def child_for(self, item: pytest.Item) -> _Child:
         """The child that is to run an item.
@@ -388,10 +427,97 @@ class _Children:
         """
         if self._refused is not None:
             raise self._refused
-        key = self._key(item)
-        if key is not None and key in self._living:
-            return self._living[key]
+        child = self._child_of(item)
+        if child is not None:
+            return child
         return _Child(item.config, _limits_of(item))
+
+    def order_ahead(self, child: _Child, place: int, nextplace: int | None) -> Run | None:
+        """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
+
+        Not where that might be noticed: while somebody reads along, or where this process has fixtures to tear down
+        between the two, or another item might come.
+        """
+        items, session = self._session.items, self._session
+        if (
+            nextplace != place + 1
+            or hasattr(session.config, "workerinput")
+            or child.output.turns.are_taken
+            or session._setupstate.stack
+            or self._child_of(items[nextplace]) is not child
+        ):
+            return None
+        following = items[nextplace + 1] if nextplace + 1 < len(items) else None
+        stays = following is not None and child.node in following.listchain()
+        return Run(item=nextplace, nextitem=nextplace + 1 if stays else None, failed=session.testsfailed, ahead=True)
+
+    def explained(self, crash: Crash, child: _Child, settings: Settings) -> Crash:
+        """A crash with the answer to whose fault it was, where other items had run in the same child."""
+        items, (*before, place) = self._session.items, child.trail
+        crash = replace(crash, trail=tuple(items[one].nodeid for one in reversed(before)))
+        if not settings.confirm or isinstance(crash.ending, RAN_ON):
+            return crash
+        if not self._trials_left:
+            return replace(
+                crash, gaps=(*crash.gaps, f"whose fault: {_TRIALS} crashes of this session were tried again")
+            )
+        self._trials_left -= 1
+        try:
+            crash = replace(crash, alone=self._crashes_after((), place))
+            if settings.bisect_runs and not crash.alone:
+                found = minimal(
+                    len(before),
+                    lambda some: self._crashes_after([before[one] for one in some], place),
+                    settings.bisect_runs,
+                )
+                return self._told(crash, found, before)
+        except FaultguardError as error:
+            return replace(crash, gaps=(*crash.gaps, f"whose fault: {error}"))
+        return crash
+
+    def _told(self, crash: Crash, found: Found, before: list[int]) -> Crash:
+        items = self._session.items
+        match found:
+            case Flaky(runs=runs):
+                told = f"bisect: it did not crash each time that the same tests ran before it: flaky ({runs} runs)"
+                return replace(crash, gaps=(*crash.gaps, told))
+            case Unfinished(runs=runs):
+                told = f"bisect: stopped after {runs} runs, fewer may be needed; see --faultguard-bisect-runs"
+                crash = replace(crash, gaps=(*crash.gaps, told))
+        needs = tuple(items[before[one]].nodeid for one in found.places)
+        return replace(crash, needs=needs, command=self._command(*needs, crash.label))
+
+    def _command(self, *nodeids: str) -> str:
+        """Has a shell run these in this order in one child."""
+        config = self._session.config
+        options = ["--faultguard", "--faultguard-scope=session"]
+        if config.pluginmanager.hasplugin("randomly"):
+            options += ["-p", "no:randomly"]
+        command = shlex.join(["pytest", *options, *nodeids])
+        root = config.rootpath
+        return command if config.invocation_params.dir == root else f"cd {shlex.quote(str(root))} && {command}"
+
+    def _crashes_after(self, before: Sequence[int], place: int) -> bool:
+        """Whether an item crashes in a fresh child in which these have run before; nobody hears of that otherwise.
+
+        Raises:
+            JournalError, LaunchError: there is no child to be had.
+        """
+        items, places = self._session.items, [*before, place]
+        settings = items[place].stash[settings_key]
+        assert settings is not None
+        child = _Child(self._session.config, settings.limits, self._session, is_heard=False)
+        try:
+            child.start(self._session)
+            for one, following in zip(places, [*places[1:], None], strict=True):
+                remains = child.run(_Unheard(items[one]), one, following)
+                if remains is not None:
+                    return one == place and remains.ending is not None
+            child.item = None
+            child.guard.end(_TRIAL_LIMITS)
+            return False
+        finally:
+            child.close()
 
     def end_unneeded(self, nextitem: pytest.Item | None) -> None:
         """After an item: end the children whose scope has ended."""
@@ -419,6 +545,10 @@ class _Children:
             if child is not own:
                 child.forget()
         self._living = {}
+
+    def _child_of(self, item: pytest.Item) -> _Child | None:
+        key = self._key(item)
+        return None if key is None else self._living.get(key)
 
     def _end(self, child: _Child, *, hurry: bool = False) -> None:
         self.remove(child)
@@ -468,6 +598,25 @@ def _reporting_late(item: pytest.Item) -> Generator[None]:
         yield
     finally:
         worker.item_index = now
+
+
+class _Unheard:
+    """An item that runs once more, to see what becomes of it."""
+
+    attempt = 0
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        settings = item.stash[settings_key]
+        assert settings is not None
+        timeout = settings.limits.timeout or _TRIAL_LIMITS.timeout
+        self.settings = replace(settings, limits=replace(settings.limits, timeout=timeout, dump_every=None))
+
+    def take(self, message: Message) -> None:
+        """What is said has been said before."""
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """As above."""
 
 
 # The parent's side: one item.
@@ -556,6 +705,8 @@ class _GuardedItem:
                 crash = self._crash(remains)
             finally:
                 child.close()
+        if crash is not None and len(child.trail) > 1:
+            crash = children.explained(crash, child, self.settings)
         self._conclude(crash, () if remains is None else remains.leaked)
 
     @property
@@ -583,8 +734,9 @@ class _GuardedItem:
                 self._log_crash(crash)
         elif remains.leaked:
             processes = reporting.clean(", ".join(remains.leaked))
-            with _reporting_late(self.item):
-                self.item.warn(LeakedProcessesWarning(f"killed at the end of a shared child: {processes}"))
+            warning = LeakedProcessesWarning(f"killed at the end of a shared child: {processes}")
+            path, line, _ = self.item.reportinfo()
+            self._show(warnings.WarningMessage(warning, LeakedProcessesWarning, str(path), (line or 0) + 1))
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
@@ -636,6 +788,8 @@ class _GuardedItem:
                 self.child.output.turns.give_back()
             case Expected():
                 self.expected = message
+            case Said(texts=texts):
+                self.child.output.pass_on(texts)
             case Warned():
                 self._warn(message)
             case Noted(session_properties=properties, attributes=attributes):
@@ -651,9 +805,9 @@ class _GuardedItem:
                 self.stopped = message
             case Finished():
                 self.finished = message
-            case Idle(unfit=unfit):
+            case Idle(unfit=unfit, goes_on=goes_on):
                 self.finished = message
-                self.child.is_unfit = bool(unfit)
+                self.child.is_unfit, self.child.goes_on = bool(unfit), goes_on
             case Broken(text=text):
                 self.broken = text
             case _:
@@ -708,6 +862,9 @@ class _GuardedItem:
             if str(message) != warned.text:
                 message = BaseException.__new__(category, warned.text)
         record = warnings.WarningMessage(message, category, warned.filename, warned.line, source=warned.source)
+        self._show(record)
+
+    def _show(self, record: warnings.WarningMessage) -> None:
         self.item.ihook.pytest_warning_recorded.call_historic(
             kwargs={
                 "warning_message": record,
@@ -806,6 +963,7 @@ class _GuardedItem:
     def _log_crash(self, crash: Crash) -> pytest.TestReport:
         """Make the report of a crash as pytest makes one of an exception, and log it."""
         item = self.item
+        assert crash.phase != "collect"
         when: _When = "teardown" if crash.phase == "exit" else crash.phase
         call = pytest.CallInfo.from_call(lambda: None, when=when)
         call.stop = time.time()
@@ -1072,7 +1230,7 @@ class _Inside:
         )
         self._reporter = self._config.stash[_outermost_key].reporter = reporter
         if attempt:
-            reruns.enter_child(item)
+            reruns.enter_child(item, attempt)
 
     def obey(self, do: Callable[[], None]) -> None:
         """Run tests, tear down what is left, and say how that ended."""
@@ -1094,21 +1252,33 @@ class _Inside:
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
         items, session = self._session.items, self._session
+        goes_on = False
         while True:
-            match orders.wait():
+            order = orders.wait()
+            texts = self._output.between_tests()
+            if texts:
+                self._send(Said(texts=texts))
+            match order:
+                case Run(ahead=True) if not goes_on:
+                    continue  # It will be given again, when what has happened is known.
                 case Run(item=place, nextitem=following, failed=failed, attempt=attempt):
                     session.testsfailed, self._attempt = failed, attempt
                     nextitem = None if following is None else items[following]
                     self._config.hook.pytest_runtest_protocol(item=items[place], nextitem=nextitem)
+                    goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
                 case Trim(nextitem=following):
+                    goes_on = False
                     self._tear_down_late(items[following])
                 case Leave():
                     self._tear_down_late(None)
                     return
                 case other:
                     raise AssertionError(other)
-            idle = Idle(shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=self._unfit())
-            self._line.sender.ring(idle)
+            unfit = self._unfit()
+            goes_on = goes_on and not unfit
+            self._line.sender.ring(
+                Idle(goes_on=goes_on, shouldstop=session.shouldstop, shouldfail=session.shouldfail, unfit=unfit)
+            )
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the protocol of an item, within what other plugins' hooks do around it."""
@@ -1116,7 +1286,13 @@ class _Inside:
         self.begin(item, self._attempt)
         self._forward_warnings()
         _arm_faulthandler_timeout(self._config, self._line.stacks_fd)
+        # Of the hooks around a test that the parent calls, it has to hear as well: its live log begins anew.
+        live_log = self._config.pluginmanager.getplugin("logging-plugin")
+        if live_log is not None:
+            live_log.pytest_runtest_logstart()
         runtestprotocol(item, nextitem=nextitem)
+        if live_log is not None:
+            live_log.pytest_runtest_logfinish()
 
     def _tear_down_late(self, nextitem: pytest.Item | None) -> None:
         """End what several items have shared; where that fails, it is one more teardown of the last one."""
@@ -1131,6 +1307,7 @@ class _Inside:
 
         call = _called(tear_down, "teardown")
         if call.excinfo is None:
+            self._output.forget()
             return
         reporter.is_late = True
         item.ihook.pytest_runtest_logreport(report=item.ihook.pytest_runtest_makereport(item=item, call=call))

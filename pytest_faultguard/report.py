@@ -35,14 +35,18 @@ DATA_TITLE = "rescued faultguard_data"
 LEAKED_TITLE = "leaked processes (killed)"
 #: A report travels through pipes and stays in memory until the session's end.
 _SECTION_CHARACTERS = 200_000
+#: Of the tests that ran before in the same child, those that somebody reads.
+_TRAIL_LINES = 20
 
 
-def blame(item: pytest.Item, crash: Crash) -> types.TracebackType:
+def blame(node: pytest.Item | pytest.Collector, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
     # Of a hanging process any thread may have answered: the one that runs the test tells.
     teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, RAN_ON))
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
-    return traceback_of(tuple(reversed(frames)) or (_first_line(item),))
+    # As Python does: nobody wants to see how an import works.
+    frames = [one for one in frames if not one.file.startswith("<frozen importlib")]
+    return traceback_of(tuple(reversed(frames)) or (_first_line(node),))
 
 
 def _without_repeats(frames: tuple[Frame, ...]) -> list[Frame]:
@@ -91,9 +95,11 @@ def _frame(frame: Frame) -> types.FrameType:
     raise AssertionError
 
 
-def _first_line(item: pytest.Item) -> Frame:
-    path, line, name = item.reportinfo()
-    function = getattr(item, "originalname", None) or item.name or name
+def _first_line(node: pytest.Item | pytest.Collector) -> Frame:
+    if isinstance(node, pytest.Collector):
+        return Frame(function="<module>", file=str(node.path), line=1)
+    path, line, name = node.reportinfo()
+    function = getattr(node, "originalname", None) or node.name or name
     start = (line or 0) + 1
     found = next((one.line for one in _functions(str(path)) if one.name == function and one.starts_at == start), start)
     return Frame(function=function, file=str(path), line=found)
@@ -151,7 +157,7 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from _statements(inner)
 
 
-def dress(report: pytest.TestReport, crash: Crash) -> None:
+def dress(report: pytest.TestReport | pytest.CollectReport, crash: Crash) -> None:
     """Put a crash into the report that pytest made of its exception."""
     setattr(report, ATTRIBUTE, to_json(crash))
     longrepr = report.longrepr
@@ -189,10 +195,28 @@ def sections(crash: Crash) -> Iterator[tuple[str, str]]:
         yield "faulthandler dump", crash.dump
     if crash.rescued:
         yield DATA_TITLE, data_text(crash.rescued)
+    if crash.trail:
+        yield "shared child", "\n".join(_whose_fault(crash))
     if crash.leaked:
         yield LEAKED_TITLE, "\n".join(crash.leaked)
     if crash.gaps:
         yield "gaps in the evidence", "\n".join(crash.gaps)
+
+
+def _whose_fault(crash: Crash) -> Iterator[str]:
+    if crash.alone:
+        yield "crashes alone"
+        return
+    denied = "" if crash.alone is None else "does not crash alone; "
+    yield f"{denied}ran before it in the same child:"
+    shown = crash.trail[:_TRAIL_LINES]
+    yield from (f"  {nodeid}" for nodeid in shown)
+    if len(crash.trail) > len(shown):
+        yield f"  ... and {len(crash.trail) - len(shown)} before"
+    if crash.needs:
+        yield "crashes after:"
+        yield from (f"  {nodeid}" for nodeid in crash.needs)
+        yield f"  {crash.command}"
 
 
 def data_text(rescued: tuple[Rescued, ...]) -> str:
@@ -200,7 +224,7 @@ def data_text(rescued: tuple[Rescued, ...]) -> str:
     return "\n".join(f"{one.key} = {one.value}" for one in rescued)
 
 
-def add_section(report: pytest.TestReport, title: str, text: str) -> None:
+def add_section(report: pytest.TestReport | pytest.CollectReport, title: str, text: str) -> None:
     """Add to what a failed report shows, where ``--show-capture`` does not hide it and junitxml has it too."""
     text = clean(text)
     if len(text) > _SECTION_CHARACTERS:

@@ -20,6 +20,7 @@ and, without conditions, on 15.1:
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -72,11 +73,13 @@ def begin(item: pytest.Item) -> None:
         vars(item).update({name: {} for name in (*_KEPT, _EXCEPTIONS)})
 
 
-def enter_child(item: pytest.Item) -> None:
+def enter_child(item: pytest.Item, attempt: int) -> None:
     """In the child: this attempt is all that there is."""
+    vars(item)["execution_count"] = attempt
     plugin = _plugin(item.config)
-    count = plugin.get_reruns_count
-    plugin.get_reruns_count = lambda other: None if other is item else count(other)
+    # Of a child that runs several items, the one of the last item is still there.
+    count = getattr(plugin.get_reruns_count, "__wrapped__", plugin.get_reruns_count)
+    plugin.get_reruns_count = functools.wraps(count)(lambda other: None if other is item else count(other))
 
 
 def kept(item: pytest.Item, when: str | None) -> dict[str, Any]:

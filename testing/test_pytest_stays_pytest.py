@@ -1217,7 +1217,9 @@ def test_changes_of_the_process_do_not_reach_the_next_test(
         """
     )
 
-    run_pytest(*xdist_args, "--dist=loadfile", "--faultguard", plugins=QUICK).assert_outcomes(passed=3)
+    run_pytest(
+        *xdist_args, "--dist=loadfile", "--faultguard", "--faultguard-scope=function", plugins=QUICK
+    ).assert_outcomes(passed=3)
 
     states = {value for report in recorder.reports(when="call") for _, value in report.user_properties}
     assert len(states) == 1

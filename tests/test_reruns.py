@@ -71,7 +71,9 @@ def test_an_unknown_loop_runs_nothing(source: str | None) -> None:
 def test_in_a_child_its_hooks_expect_no_other_attempt() -> None:
     """Of this item, and of no other one: a session that the test itself runs is as ever."""
     item: Any = Item(LOOP)
-    reruns.enter_child(item)
+    for attempt in (1, 2):
+        reruns.enter_child(item, attempt)
 
+    assert vars(item)["execution_count"] == 2
     assert item.plugin.get_reruns_count(item) is None
     assert item.plugin.get_reruns_count(object()) == 1

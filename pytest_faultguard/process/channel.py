@@ -102,6 +102,14 @@ class Kept:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What the child has written between two tests: to the terminal, for it belongs to none of them."""
+
+    texts: dict[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Covered:
     """What coverage.py has measured in the child since the last one."""
 
@@ -139,12 +147,25 @@ class Finished:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
-    """An order was carried out; the child waits for the next one."""
+    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on."""
 
+    goes_on: bool = False
     shouldstop: str | bool = False
     shouldfail: str | bool = False
     #: Why it should get none; empty where it may.
     unfit: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collecting:
+    """A collector is being collected, within those that are not done yet; :class:`Idle` says that the last one is done."""
+
+    #: The name of its class: a file may be collected by several.
+    kind: str
+    node: str
+    #: When that began, on the monotonic clock.
+    at: float
 
 
 @final
@@ -160,6 +181,8 @@ class Run:
     failed: int
     #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
     attempt: int = 0
+    #: Whether the test before it is still to be run: this order holds only if the child goes on after that.
+    ahead: bool = False
 
 
 @final
@@ -197,7 +220,20 @@ class Told:
 
 Order: TypeAlias = Run | Trim | Leave
 Message: TypeAlias = (
-    Report | Covered | Expected | Warned | Noted | Kept | Stopped | Idle | Finished | Broken | Told | Order
+    Report
+    | Said
+    | Covered
+    | Expected
+    | Warned
+    | Noted
+    | Kept
+    | Stopped
+    | Collecting
+    | Idle
+    | Finished
+    | Broken
+    | Told
+    | Order
 )
 
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
@@ -291,11 +327,12 @@ class Receiver:
         self.closed = False
 
     def receive(self) -> Iterator[Message]:
-        """Yield what has arrived; never waits.
+        """Yield what has arrived; never waits. What was not asked for stays for the next call.
 
         Raises:
             ChannelError: these bytes are not ours.
         """
+        yield from self._decode()
         while not self.closed:
             try:
                 data = os.read(self._fd, _READ_BYTES)
@@ -343,13 +380,15 @@ def _message(body: bytes) -> Message:
 def _packed(value: Any) -> Any:
     """The value with only dicts with string keys, lists, strings, numbers, booleans and None in it."""
     kind = type(value)
-    if kind is int and not -_BIG <= value < _BIG:
-        return {_MARK: "int", "items": hex(value)}  # Python writes thousands of digits in no other way.
+    if kind is int:
+        # Python writes thousands of digits in no other way.
+        return value if -_BIG <= value < _BIG else {_MARK: "int", "items": hex(value)}
     if kind in _PLAIN:
         return value
     if isinstance(value, dict):
-        if all(type(key) is str for key in value) and _MARK not in value:
-            return {key: _packed(one) for key, one in value.items()}
+        if _MARK not in value and set(map(type, value)) <= _TEXT:
+            # Most values are plain: a call for each would take twice as long.
+            return {key: one if type(one) in _SHORT else _packed(one) for key, one in value.items()}
         return {_MARK: "dict", "items": [[_packed(key), _packed(one)] for key, one in value.items()]}
     if kind is list:
         return [_packed(one) for one in value]
@@ -371,6 +410,8 @@ def _packed(value: Any) -> Any:
 
 _BIG = 1 << 63
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_SHORT = _PLAIN - {int}
+_TEXT = {str}
 
 
 def _unpacked(value: dict[str, Any]) -> Any:

@@ -80,22 +80,30 @@ class Orders:
         Raises:
             ChannelError: somebody in this process has closed the descriptor, or it is another file now.
         """
+        order = self._next()
+        if order is not None:
+            return order
         signals.set_parent_death_signal(0)
         waiting = select.poll()
         waiting.register(self._fd, select.POLLIN)
         waiting.register(self._parent_fd, select.POLLIN)
-        while True:
-            if identity(self._fd) != self._identity:
-                msg = "the orders of pytest were closed by the test"
-                raise ChannelError(msg)
-            for order in self._receiver.receive():
-                signals.set_parent_death_signal(signal.SIGKILL)
-                if os.getppid() != self._parent:
-                    break
-                return order
-            if os.getppid() != self._parent:
-                os.killpg(os.getpid(), signal.SIGKILL)
+        while order is None:
             waiting.poll()
+            self._leave_with_parent()
+            order = self._next()
+        signals.set_parent_death_signal(signal.SIGKILL)
+        self._leave_with_parent()
+        return order
+
+    def _next(self) -> Message | None:
+        if identity(self._fd) != self._identity:
+            msg = "the orders of pytest were closed by the test"
+            raise ChannelError(msg)
+        return next(self._receiver.receive(), None)
+
+    def _leave_with_parent(self) -> None:
+        if os.getppid() != self._parent:
+            os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def is_guarded() -> bool:

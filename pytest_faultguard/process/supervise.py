@@ -181,7 +181,10 @@ class Watch:
         self._cpu, self._cpu_end = cpu, (cpu or 0.0) + ((proc.cpu_seconds(self._child.pid) or 0.0) if cpu else 0.0)
         if cpu:
             self._timers[self._on_cpu_due] = self._begun_at + cpu / _CORES
-        self._kills_before = _kills().count()
+        kills = _kills().count()
+        if self._kills_before is None or not self.has_ended():
+            # It may have begun before this order came, and even have been killed.
+            self._kills_before = kills
 
     def set_timeout(self, timeout: Seconds | None, since: Seconds) -> None:
         """Another timeout, which counts from that instant; None for no limit."""
@@ -194,16 +197,25 @@ class Watch:
         """Whether the child has crashed or left while it waited for an order."""
         return bool({self._child.pidfd, self._dump_fd} & {fd for fd, _ in self._poll.poll(0)})
 
-    def begin(self) -> None:
-        """Before an order: what the child left of the last one is not of this one."""
+    def begin(self, *, has_begun: bool) -> None:
+        """Before an order, or when the child has begun with it: what it left of the last one is not of this one."""
         self._begun_at = time.monotonic()
         self._idle = False
         self._gaps.clear()
-        _read(self._stacks_fd)
+        if not has_begun:
+            _read(self._stacks_fd)
+
+    def interrupt(self) -> None:
+        """Have the child tear down what it has set up, and leave; after a grace it is killed."""
+        self._interrupt_child()
 
     def expect_end(self) -> None:
         """All is said: what follows is the end of the process."""
         self._only(self._on_exit_bound, time.monotonic() + GONE_BOUND)
+
+    def end_now(self) -> None:
+        """End the child, whatever it does; to be called with all signals blocked."""
+        self._bury()
 
     def forget(self) -> None:
         """In another child: this one is the parent's."""
@@ -226,7 +238,8 @@ class Watch:
                 self._wait()
             finally:
                 signals.block()
-            stays = not self._dead
+            # Also one that has died since: in the next test, if it went on, or waiting for it.
+            stays = self._idle
         finally:
             status = None if stays else self._bury()
         if stays:
@@ -253,6 +266,7 @@ class Watch:
     def _wait(self) -> None:
         # A function of its own: CPython looks for signals where a loop jumps back, and that jump is outside of any `try`
         # around the loop (3.11 to 3.13, as `dis` shows), so what a handler raises there would pass by the burial.
+        self._read_channel()  # A child that goes on has spoken meanwhile.
         while not self._dead and not self._idle:
             self._turn()
         self._read_channel()
@@ -285,11 +299,11 @@ class Watch:
         due = min(self._timers.values(), default=None)
         wait = None if due is None else math.ceil(max(0.0, due - time.monotonic()) * 1000)
         for fd, _ in self._poll.poll(wait):
-            if fd in self._readers:
+            if fd in self._readers and not self._idle:
                 self._readers[fd]()
         now = time.monotonic()
         for action, when in sorted(self._timers.items(), key=lambda timer: timer[1]):
-            if when <= now and not self._dead and self._timers.get(action) == when:
+            if when <= now and not self._dead and not self._idle and self._timers.get(action) == when:
                 del self._timers[action]
                 action()
 
@@ -323,8 +337,10 @@ class Watch:
         if self._is_heeding:
             self._let_gather()
         try:
-            for message in self._receiver.receive():
+            for message in () if self._idle else self._receiver.receive():
                 self._take(message)
+                if self._idle:
+                    return  # What follows is of the next order.
         except ChannelError as error:
             self._lost = self._lost or str(error)
             self._forget(self._channel_fd)
@@ -364,16 +380,19 @@ class Watch:
             self._signals.act = None
 
     def _read_dump(self) -> None:
-        if not self._dump and not self._dead:
-            # Before its first word is taken: it is about to die, and who has a limit of memory waits for that only.
-            self._data_bytes = proc.data_bytes(self._child.pid)
-            _let_go(self._dump_fd)
+        if not self._dump:
+            self._read_channel()  # Written before, maybe.
+            if self._idle:
+                return
+            if not self._dead:
+                # Before its first word is taken: it is about to die, and who has a limit of memory waits for that only.
+                self._data_bytes = proc.data_bytes(self._child.pid)
+                _let_go(self._dump_fd)
         data = _read(self._dump_fd)
         if data == b"":
             self._forget(self._dump_fd)
             return
         if data and not self._dump:
-            self._read_channel()  # Written before, maybe.
             # Whatever else happens now, this is a crash: another thread may still exit with 0 before the signal kills.
             self._note_end()
             self._only(self._on_dying_bound, time.monotonic() + max(self._grace, 1.0))
@@ -385,13 +404,15 @@ class Watch:
             self._timers[self._read_dump] = time.monotonic() + _DUMP_PAUSE
 
     def _read_stacks(self) -> None:
+        if not self._askers:
+            self._read_channel()  # As above.
+            if self._idle:
+                return
         data = _read(self._stacks_fd)
         if data == b"":
             self._forget(self._stacks_fd)
         if not data:
             return
-        if not self._askers:
-            self._read_channel()  # As above.
         self._stacks += data[: _DUMP_BYTES - len(self._stacks)]
         self._timers.pop(self._on_stacks_bound, None)
         self._timers[self._on_stacks_quiet] = time.monotonic() + STACKS_QUIET
@@ -456,7 +477,7 @@ class Watch:
 
     def _on_deadline(self) -> None:
         self._read_channel()
-        if self._finished or self._dump or self._timeout is None:
+        if self._finished or self._idle or self._dump or self._timeout is None:
             return
         self._stop(Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name))
 

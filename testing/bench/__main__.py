@@ -21,6 +21,7 @@ from testing.bench import children
 from testing.bench import crashes
 from testing.bench import data
 from testing.bench import forks
+from testing.bench import shared
 from testing.bench import table
 from testing.bench.table import Row
 
@@ -33,6 +34,10 @@ BENCHES: Mapping[str, Callable[[float], Iterator[Row]]] = {
     "crash": crashes.next_start,
     "timeout": crashes.timeouts,
     "children": children.ten_thousand,
+    "shared": shared.trivial,
+    "suite": shared.suite,
+    "pace": shared.pace,
+    "crashing": shared.crashing,
 }
 
 

@@ -27,7 +27,7 @@ def ten_thousand(scale: float) -> Iterator[Row]:
     """One session with as many children; nothing in it keeps reports, as the terminal would."""
     tests = max(2 * WARM, round(CHILDREN * scale))
     plain, _, _ = _grown(tests, ("sampler",))
-    ours, first_fds, last_fds = _grown(tests, ("faultguard", "sampler"), "--faultguard")
+    ours, first_fds, last_fds = _grown(tests, ("faultguard", "sampler"), "--faultguard", "--faultguard-scope=function")
     yield table.row(
         f"Growth of pytest's memory per child, from {WARM:,} to {tests:,} children, over plain pytest's per test",
         f"{ours:.1f} bytes ours, {plain:.1f} bytes plain pytest",

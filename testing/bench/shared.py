@@ -1,0 +1,95 @@
+"""What a child costs that runs all tests of the session, against plain pytest."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+from testing.bench import sessions
+from testing.bench import table
+from testing.bench.table import Row
+
+TRIVIAL_BOUND = 1.5
+SUITE_BOUND = 1.05
+#: Of the last thousand tests against the first: what would grow with their number would show here.
+PACE_BOUND = 1.1
+CRASH_BOUND = 20.0
+#: By what the two ways differ; both load what the other one loads.
+PLAIN = ("-p", "faultguard", "--no-faultguard")
+SHARED = ("-p", "faultguard", "--faultguard")
+
+
+def trivial(scale: float) -> Iterator[Row]:
+    """Whole processes, in turn, the start of the interpreter and the collection included."""
+    tests = max(50, round(2_000 * scale))
+    plain, shared = _paired({"test_trivial.py": _tests(tests, "pass")}, rounds=7)
+    yield table.row(
+        f"A whole process with {tests:,} trivial tests in one child, against plain pytest",
+        f"{shared:.2f} s ours, {plain:.2f} s plain pytest",
+        table.at_most(shared / plain, TRIVIAL_BOUND),
+    )
+
+
+def suite(scale: float) -> Iterator[Row]:
+    """A library's own tests, which do something."""
+    what = "NumPy's own tests (``numpy.linalg``, ``numpy.lib``) in one child, against plain pytest"
+    if importlib.util.find_spec("numpy") is None:
+        yield Row(what=what, measured="NumPy is not installed", value="", bound=f"≤ {SUITE_BOUND:g}", holds=None)
+        return
+    modules = ("numpy.linalg", "numpy.lib")
+    chosen = ["-m", "not slow", *(["-k", "test_i0"] if scale < 0.5 else []), "--pyargs", *modules]
+    plain, shared = _paired({}, *chosen, rounds=5)
+    yield table.row(
+        what, f"{shared:.2f} s ours, {plain:.2f} s plain pytest", table.at_most(shared / plain, SUITE_BOUND)
+    )
+
+
+def pace(scale: float) -> Iterator[Row]:
+    """One long session."""
+    tests = max(300, round(100_000 * scale))
+    measured = sessions.run({"test_trivial.py": _tests(tests, "pass")}, *SHARED, "-q", plugins=("pace",))
+    assert measured["passed"] == tests
+    yield table.row(
+        f"The last thousand of {tests:,} trivial tests in one child, against the first",
+        f"{measured['last'] * 1000:.2f} ms and {measured['first'] * 1000:.2f} ms a test",
+        table.at_most(measured["last"] / measured["first"], PACE_BOUND),
+    )
+
+
+def crashing(scale: float) -> Iterator[Row]:
+    """Each is the first test of its child, and its last one."""
+    tests = max(30, round(1_000 * scale))
+    files = {"test_crash.py": _tests(tests, "os.kill(os.getpid(), 11)")}
+    measured = sessions.run(files, *SHARED, "-q", "--tb=no", plugins=("pace",))
+    assert measured["failed"] == tests
+    alone = sessions.run(
+        {"test_trivial.py": _tests(300, "pass")}, *SHARED, "--faultguard-scope=function", "-q", plugins=("pace",)
+    )
+    yield table.row(
+        f"{tests:,} crashes in a row, each over a child's own start and end",
+        f"{measured['last'] * 1000:.1f} ms a crash, {alone['last'] * 1000:.1f} ms a child that passes",
+        table.at_most((measured["last"] - alone["last"]) * 1000, CRASH_BOUND, " ms"),
+    )
+
+
+def _tests(count: int, body: str) -> str:
+    return (
+        f"import os\nimport pytest\n\n@pytest.mark.parametrize('number', range({count}))\ndef test_it(number): {body}\n"
+    )
+
+
+def _paired(files: dict[str, str], *args: str, rounds: int) -> tuple[float, float]:
+    """The medians of both ways, in seconds of a whole process, and that both passed the same."""
+    taken: dict[tuple[str, ...], list[float]] = {PLAIN: [], SHARED: []}
+    passed: set[Any] = set()
+    for _ in range(rounds):
+        for way, times in taken.items():
+            started = time.monotonic()
+            measured = sessions.run(files, *way, "-q", *args, plugins=("pace",))
+            times.append(time.monotonic() - started)
+            passed.add((measured["passed"], measured["failed"]))
+    assert len(passed) == 1
+    return median(taken[PLAIN]), median(taken[SHARED])

@@ -1,0 +1,466 @@
+"""Children that live longer: one for the guarded tests of a class, a module, a package or the session."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from testing.harness import Recorder
+from testing.harness import RunPytest
+from testing.live import StartPytest
+from testing.live import has_ended
+
+SCOPES = ["function", "class", "module", "package", "session"]
+
+#: Which process ran each test, in a file that all of them append to.
+PIDS = """
+import os
+import pytest
+
+def note(request, *words):
+    with open(os.environ["NOTES"], "a") as file:
+        print(request.node.nodeid if hasattr(request, "node") else request, os.getpid(), *words, file=file)
+
+@pytest.fixture(autouse=True)
+def noted(request):
+    note(request)
+"""
+
+TESTS = """
+import pytest
+
+pytestmark = pytest.mark.faultguard
+
+class TestOne:
+    def test_a(self): pass
+    def test_b(self): pass
+
+class TestTwo:
+    def test_c(self): pass
+
+def test_d(): pass
+def test_e(): pass
+"""
+
+
+@pytest.fixture
+def notes(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Notes:
+    """What the tests of an inner session have noted."""
+    monkeypatch.setenv("NOTES", str(pytester.path / "notes"))
+    return Notes(pytester)
+
+
+class Notes:
+    """Lines of a test's node id, its process and other words."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self._path = pytester.path / "notes"
+
+    def lines(self) -> list[list[str]]:
+        """All of them, each as words."""
+        return [line.split() for line in self._path.read_text().splitlines()]
+
+    def groups(self) -> list[str]:
+        """The names of the tests that shared a process, in the order of their processes."""
+        by_pid: dict[str, list[str]] = {}
+        for nodeid, pid, *_ in self.lines():
+            by_pid.setdefault(pid, []).append(nodeid.rpartition("::test_")[2])
+        return ["".join(names) for names in by_pid.values()]
+
+
+def make_two_packages(pytester: pytest.Pytester) -> None:
+    """Two packages of two modules each, with the same tests in each."""
+    pytester.makeconftest(PIDS)
+    for package in ("p", "q"):
+        directory = pytester.mkpydir(package)
+        for module in ("test_x.py", "test_y.py"):
+            (directory / module).write_text(TESTS)
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        ("function", ["a", "b", "c", "d", "e"] * 4),
+        ("class", ["ab", "c", "d", "e"] * 4),
+        ("module", ["abcde"] * 4),
+        ("package", ["abcde" * 2] * 2),
+        ("session", ["abcde" * 4]),
+    ],
+)
+@pytest.mark.parametrize("given", ["option", "ini"])
+def test_child_runs_the_tests_of_its_scope(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes, scope: str, given: str, expected: list[str]
+) -> None:
+    """As fixtures of that scope: no test runs in another one's child, and none in pytest's own process."""
+    make_two_packages(pytester)
+    options = [f"--faultguard-scope={scope}"] if given == "option" else ["-o", f"faultguard_scope={scope}"]
+
+    result = run_pytest(*options)
+
+    result.assert_outcomes(passed=20)
+    assert notes.groups() == expected
+
+
+def test_marker_wins_over_command_line_over_ini_over_default(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+) -> None:
+    """A marked test has a child of its own, one that only `--faultguard` guards shares the session's."""
+    pytester.makeconftest(PIDS)
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_a(): pass
+        def test_b(): pass
+        @pytest.mark.faultguard
+        def test_c(): pass
+        @pytest.mark.faultguard
+        def test_d(): pass
+        @pytest.mark.faultguard(scope="module")
+        def test_e(): pass
+        @pytest.mark.faultguard(scope="module")
+        def test_f(): pass
+        """
+    )
+
+    for options, expected in (
+        ((), ["ab", "c", "d", "ef"]),
+        (("-o", "faultguard_scope=session"), ["abcd", "ef"]),
+        (("-o", "faultguard_scope=session", "--faultguard-scope=function"), ["a", "b", "c", "d", "ef"]),
+    ):
+        (pytester.path / "notes").unlink(missing_ok=True)
+        run_pytest("--faultguard", *options).assert_outcomes(passed=6)
+        assert notes.groups() == expected
+
+
+@pytest.mark.parametrize("value", ["modules", "1", ""])
+def test_wrong_scope_is_a_usage_error(pytester: pytest.Pytester, run_pytest: RunPytest, value: str) -> None:
+    """It names where it stands and what it may be."""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.faultguard(scope={value!r})\ndef test_it(): pass\n")
+
+    result = run_pytest()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *test_it: *scope={value!r} is not one of function, class, module*"])
+
+
+CRASHES = """
+import ctypes
+import os
+import pytest
+
+pytestmark = pytest.mark.faultguard
+
+@pytest.fixture(scope="module")
+def wide(request):
+    note(request, "up")
+    yield os.getpid()
+    note(request, "down")
+
+from conftest import note
+
+@pytest.mark.parametrize("number", range(6))
+def test_it(wide, number, faultguard_data):
+    assert wide == os.getpid()
+    assert not faultguard_data
+    faultguard_data["number"] = number
+    print("number", number)
+    if number == {crash}:
+        {how}
+"""
+WAYS = {
+    "segfault": ("ctypes.string_at(0)", "SIGSEGV (segmentation fault) in call after "),
+    "exit": ("os._exit(0)", "exit code 0 in call after "),
+    "kill": ("os.kill(os.getpid(), 9)", "SIGKILL (killed) in call after "),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "scope", "crash"),
+    [("segfault", "module", 0), ("segfault", "session", 5), ("exit", "session", 2), ("kill", "package", 0)],
+)
+def test_death_costs_one_test_and_a_fresh_child_takes_the_next(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    notes: Notes,
+    xdist_args: tuple[str, ...],
+    way: str,
+    scope: str,
+    crash: int,
+) -> None:
+    """With its own output and data; what it shared is set up again in the next child, and torn down once there."""
+    how, told = WAYS[way]
+    pytester.makeconftest(PIDS)
+    pytester.makepyfile(CRASHES.format(crash=crash, how=how))
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    run_pytest("--faultguard-scope", scope, "-p", "no:randomly", *xdist_args, *distribution)
+
+    outcomes = recorder.outcomes()
+    assert {name: told[1] for name, told in outcomes.items()} == {
+        f"test_it[{number}]": "call failed" if number == crash else "call passed" for number in range(6)
+    }
+    report = recorder.report(f"test_it[{crash}]")
+    assert (report.message or "").startswith(told)
+    assert f"'number' = {crash}" in report.longrepr.partition("rescued faultguard_data")[2]
+    assert report.section("Captured stdout call") == f"number {crash}\n"
+    first, *second = [line[1] for line in notes.lines() if line[2:] == ["up"]]
+    # The first child could not tear down.
+    assert [line[1] for line in notes.lines() if line[2:] == ["down"]] == second
+    assert len(second) == (0 if crash == 5 else 1)
+    assert [line[1] for line in notes.lines() if line[2:] == []] == [first] * (crash + 1) + second * (5 - crash)
+
+
+def test_child_stays_alive_across_unguarded_tests(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes, xdist_args: tuple[str, ...]
+) -> None:
+    """Fixtures wider than a test are set up once per process that needs them, and finalized once, there."""
+    pytester.makeconftest(PIDS)
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+        from conftest import note
+
+        @pytest.fixture(scope="module")
+        def wide(request):
+            note(request, "up")
+            yield os.getpid()
+            note(request, "down")
+
+        @pytest.mark.faultguard(scope="module")
+        def test_g(wide): assert wide == os.getpid()
+        def test_h(wide): assert wide == os.getpid()
+        @pytest.mark.faultguard(scope="module")
+        def test_i(wide): assert wide == os.getpid()
+        def test_j(wide): assert wide == os.getpid()
+        """
+    )
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    run_pytest(*xdist_args, *distribution).assert_outcomes(passed=4)
+
+    ups = [line[1] for line in notes.lines() if line[2:] == ["up"]]
+    downs = [line[1] for line in notes.lines() if line[2:] == ["down"]]
+    assert len(ups) == 2
+    assert sorted(downs) == sorted(ups)
+    tests = [(line[0][-1], line[1]) for line in notes.lines() if not line[2:]]
+    assert [name for name, pid in tests if pid == tests[0][1]] == ["g", "i"]
+    assert len({pid for _, pid in tests}) == 2
+
+
+STALE = """
+import os
+import pytest
+
+@pytest.fixture(scope="class")
+def number(request):
+    return request.cls.number
+
+@pytest.fixture(scope="module")
+def things():
+    made = []
+    yield made
+    made.append("gone")
+
+class TestOne:
+    number = 1
+    def test_before(self, number, things): assert number == 1
+    @pytest.mark.faultguard(scope="session")
+    def test_guarded(self, number, things): assert number == 1; things.append(1)
+
+@pytest.mark.faultguard(scope="session")
+class TestTwo:
+    number = 2
+    def test_a(self, number, things): assert number == 2; assert things == [1]
+    def test_b(self, number, things): assert number == 2; things.append(2)
+
+@pytest.mark.faultguard(scope="session")
+class TestThree:
+    number = 3
+    def test_c(self, number, things): assert number == 3; assert things == [1, 2]
+"""
+
+
+def test_inherited_fixture_is_forgotten_where_its_scope_ends(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """What pytest's own process had set up is torn down there alone, and the next class gets a value of its own."""
+    pytester.makepyfile(test_1=STALE, test_2=STALE)
+
+    run_pytest().assert_outcomes(passed=10)
+
+
+LATE = """
+import ctypes
+import os
+import pytest
+
+@pytest.fixture(scope="module")
+def wide():
+    yield
+    print("the last words")
+    {how}
+
+@pytest.mark.faultguard(scope="module")
+def test_first(wide): pass
+
+@pytest.mark.faultguard(scope="module")
+def test_last(wide): pass
+
+def test_unguarded(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("ctypes.string_at(0)", "SIGSEGV (segmentation fault) in teardown after "),
+        ("os._exit(3)", "exit code 3 in teardown after "),
+        ("raise ValueError('too late')", "ValueError: too late"),
+        ("import time; time.sleep(60)", "timeout of 0.5 s passed in teardown, ended by "),
+    ],
+    ids=["segfault", "exit", "error", "hang"],
+)
+def test_late_teardown_is_one_more_of_the_last_test(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    how: str,
+    message: str,
+) -> None:
+    """The end of a scope has a bound of its own, and what goes wrong there is told with its output."""
+    pytester.makepyfile(LATE.format(how=how))
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    result = run_pytest("-o", "faultguard_end_timeout=0.5", *xdist_args, *distribution)
+
+    result.assert_outcomes(passed=3, errors=1)
+    assert recorder.outcomes()["test_last"] == ["setup passed", "call passed", "teardown passed", "teardown failed"]
+    late = recorder.reports("test_last", when="teardown")[-1]
+    assert (late.message or "").startswith(message)
+    assert "the last words" in late.section("Captured stdout teardown")
+
+
+def test_deadline_is_each_tests_own(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
+    """Together they take longer than each may."""
+    pytester.makepyfile(
+        """
+        import threading
+        import pytest
+        pytestmark = pytest.mark.faultguard(scope="module", timeout=0.6)
+        @pytest.mark.parametrize("number", range(5))
+        def test_it(number):
+            threading.Event().wait(60 if number == 3 else 0.25)
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=4, failed=1)
+
+    assert (recorder.report("test_it[3]").message or "").startswith("timeout of 0.6 s passed in call")
+
+
+def test_stop_after_a_failure_stops_the_child_too(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+) -> None:
+    """With `-x` no other test runs, also not one that its child could have begun already."""
+    pytester.makeconftest(PIDS)
+    pytester.makepyfile(
+        """
+        def test_a(): pass
+        def test_b(): assert 0
+        def test_c(): pass
+        """
+    )
+
+    run_pytest("--faultguard", "-x").assert_outcomes(passed=1, failed=1)
+
+    assert notes.groups() == ["ab"]
+
+
+def test_processes_that_tests_have_left_end_with_their_child(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """Nobody knows which test started them: a warning names them."""
+    pytester.makepyfile(
+        """
+        import subprocess
+        def test_a(): subprocess.Popen(["sleep", "60"])
+        def test_b(): pass
+        """
+    )
+
+    run_pytest("--faultguard").assert_outcomes(passed=2, warnings=1)
+
+    (warning,) = recorder.warnings()
+    assert warning.startswith("LeakedProcessesWarning: killed at the end of a shared child: ")
+    assert warning.endswith(" sleep 60")
+
+
+IDLE = """
+import os
+import subprocess
+import pytest
+from say import say, wait
+
+@pytest.fixture(scope="module")
+def wide():
+    process = subprocess.Popen(["sleep", "60"])
+    say("wide", os.getpid(), process.pid)
+    yield
+    process.kill()
+    process.wait()
+    say("down")
+
+@pytest.mark.faultguard(scope="module")
+def test_guarded(wide): pass
+
+def test_unguarded():
+    say("unguarded")
+    wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_child_that_waits_leaves_nothing_behind_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+) -> None:
+    """While pytest itself runs a test: Ctrl-C tears its fixtures down; else its whole group ends with pytest."""
+    pytester.makepyfile(IDLE)
+    session = start_pytest()
+    pid, inner = map(int, session.wait_for("wide"))
+    session.wait_for("unguarded")
+
+    session.send(number)
+    if number == signal.SIGINT:
+        session.wait_for("down")
+    session.end()
+
+    assert has_ended(pid)
+    assert has_ended(inner)
+
+
+def test_order_given_ahead_is_void_after_a_failure(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+) -> None:
+    """Also where a test that is not guarded comes between, and something has to be torn down before the next one."""
+    pytester.makeconftest(PIDS)
+    module = """
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide(): yield
+        @pytest.mark.faultguard(scope="session")
+        class TestGuarded:
+            def test_a(self, wide): pass
+            def test_b(self, wide): assert 0
+            def test_c(self, wide): pass
+        def test_d(wide): pass
+        @pytest.mark.faultguard(scope="session")
+        def test_e(): assert 0
+        """
+    pytester.makepyfile(test_1=module, test_2=module)
+
+    run_pytest().assert_outcomes(passed=6, failed=4)
+
+    assert notes.groups() == ["abceabce", "dd"]

@@ -1,0 +1,175 @@
+"""Whose fault was it? A crash in a child that others had used before is tried again alone."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from testing.harness import Junit
+from testing.harness import Recorder
+from testing.harness import RunPytest
+
+POISON = """
+import ctypes
+import os
+import pytest
+
+poison = []
+
+@pytest.mark.parametrize("number", range({count}))
+def test_it(number):
+    with open("ran", "a") as file:
+        print(number, file=file)
+    if number in {poisonous}:
+        poison.append(number)
+    if number == {dies} and len(poison) >= {needed}:
+        ctypes.string_at(0)
+"""
+
+
+def poison(poisonous: set[int], *, dies: int, needed: int, count: int = 8) -> str:
+    """Tests of which some poison their process, and one dies where enough have."""
+    return POISON.format(poisonous=sorted(poisonous), dies=dies, needed=needed, count=count)
+
+
+def shared(report_text: str) -> list[str]:
+    """The lines of the section on what ran before."""
+    _, _, text = report_text.partition("shared child")
+    return [line.strip() for line in text.split("\n---")[0].splitlines()[1:] if line.strip()]
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["every", "marked"])
+def test_says_what_ran_before_where_it_does_not_crash_alone(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    junit: Junit,
+    xdist_args: tuple[str, ...],
+    marked: bool,
+) -> None:
+    """Newest first; the outcome stays the crash, and the second run is in no report, duration or file."""
+    path = pytester.makepyfile(poison({3}, dies=6, needed=1))
+    options = ["--faultguard"]
+    if marked:
+        path.write_text(
+            path.read_text().replace("poison =", "pytestmark = pytest.mark.faultguard(scope='module')\npoison =")
+        )
+        options = []
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    run_pytest(*options, *xdist_args, *distribution, *junit.args).assert_outcomes(passed=7, failed=1)
+
+    report = recorder.report("test_it[6]")
+    name = path.name
+    assert shared(report.longrepr) == [
+        "does not crash alone; ran before it in the same child:",
+        *(f"{name}::test_it[{number}]" for number in (5, 4, 3, 2, 1, 0)),
+    ]
+    assert report.crash["alone"] is False
+    assert report.crash["trail"] == [f"{name}::test_it[{number}]" for number in (5, 4, 3, 2, 1, 0)]
+    assert len(recorder.reports()) == 24
+    assert [case.name for case in junit.cases()] == [f"test_it[{number}]" for number in range(8)]
+    assert (pytester.path / "ran").read_text().split() == [*"0123456", "6", "7"]
+
+
+def test_says_that_it_crashes_alone(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
+    """And nothing of the others."""
+    pytester.makepyfile(poison(set(), dies=6, needed=0))
+
+    run_pytest("--faultguard").assert_outcomes(passed=7, failed=1)
+
+    assert shared(recorder.report("test_it[6]").longrepr) == ["crashes alone"]
+
+
+@pytest.mark.parametrize(
+    ("options", "dies"),
+    [(["--faultguard-confirm=off"], 6), (["--faultguard-scope=function"], 6), ([], 0)],
+    ids=["off", "own_child", "first_in_child"],
+)
+def test_is_not_tried_again(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, options: list[str], dies: int
+) -> None:
+    """Where nobody wants it, and where no other test can have had a part in it."""
+    path = pytester.makepyfile(poison(set(), dies=dies, needed=0))
+
+    run_pytest("--faultguard", *options).assert_outcomes(passed=7, failed=1)
+
+    assert (pytester.path / "ran").read_text().split() == [*"01234567"]
+    lines = shared(recorder.report(f"test_it[{dies}]").longrepr)
+    assert lines[:2] == (
+        ["ran before it in the same child:", f"{path.name}::test_it[5]"] if "off" in str(options) else []
+    )
+
+
+def test_hang_is_not_tried_again(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """It would take its time once more."""
+    pytester.makepyfile(
+        """
+        import threading
+        def test_a(): pass
+        def test_b():
+            with open("ran", "a") as file: file.write("b")
+            threading.Event().wait(60)
+        """
+    )
+
+    run_pytest("--faultguard", "--faultguard-timeout=0.3").assert_outcomes(passed=1, failed=1)
+
+    assert (pytester.path / "ran").read_text() == "b"
+
+
+def test_at_most_ten_are_tried_again(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
+    """The eleventh says so."""
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+        @pytest.mark.parametrize("number", range(24))
+        def test_it(number):
+            if number % 2:
+                os.abort()
+        """
+    )
+
+    run_pytest("--faultguard").assert_outcomes(passed=12, failed=12)
+
+    told = [bool(report.crash["gaps"]) for report in recorder.reports(when="call") if report.crash]
+    assert told == [False] * 10 + [True] * 2
+
+
+def test_bisect_finds_two_of_many_and_prints_the_command(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """Within its budget; the command reproduces the crash."""
+    path = pytester.makepyfile(poison({17, 88}, dies=150, needed=2, count=160))
+
+    run_pytest("--faultguard", "--faultguard-bisect").assert_outcomes(passed=159, failed=1)
+
+    report = recorder.report("test_it[150]")
+    assert report.crash["needs"] == [f"{path.name}::test_it[17]", f"{path.name}::test_it[88]"]
+    (command,) = [line.strip() for line in report.longrepr.splitlines() if line.strip().startswith("pytest ")]
+    again = run_pytest(*shlex.split(command)[1:])
+    again.assert_outcomes(passed=2, failed=1)
+    assert recorder.report("test_it[150]").crash["trail"] == [f"{path.name}::test_it[88]", f"{path.name}::test_it[17]"]
+
+
+def test_bisect_says_that_a_crash_is_flaky(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """One that comes once can be anybody's."""
+    pytester.makepyfile(
+        """
+        import os
+        def test_a(): pass
+        def test_b():
+            if not os.path.exists("once"):
+                open("once", "w").close()
+                os.abort()
+        """
+    )
+
+    run_pytest("--faultguard", "--faultguard-bisect").assert_outcomes(passed=1, failed=1)
+
+    (gap,) = recorder.report("test_b").crash["gaps"]
+    assert gap == "bisect: it did not crash each time that the same tests ran before it: flaky (1 runs)"
