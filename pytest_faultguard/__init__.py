@@ -13,9 +13,12 @@ from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Overspent
 from pytest_faultguard.crash import Rescued
 from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.crash import from_json
 from pytest_faultguard.outcome import CrashError
@@ -40,9 +43,12 @@ __all__ = [
     "LeakedProcessesWarning",
     "Lost",
     "LostResultsWarning",
+    "OutOfMemory",
     "Overdue",
+    "Overspent",
     "Rescued",
     "Signaled",
+    "Starved",
     "ThreadStack",
     "UnhealthyChildWarning",
     "from_json",

@@ -15,6 +15,10 @@ from typing import Any
 from typing import Literal
 from typing import TypeAlias
 from typing import final
+from typing import get_args
+
+#: Windows has none.
+_SIGKILL = getattr(_signal, "SIGKILL", 9)
 
 #: A duration or an instant of the monotonic clock, in seconds.
 Seconds: TypeAlias = float
@@ -54,13 +58,48 @@ class Overdue:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overspent:
+    """The child had used up its processor time, and the guard stopped it."""
+
+    #: The limit that passed, in seconds of all its threads.
+    cpu: Seconds
+    #: What ended the child at last: the name of a signal.
+    stopped_by: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Starved:
+    """The child got no more memory under its limit, and a signal of its own ended it."""
+
+    #: The limit, in bytes.
+    memory: int
+    signal: int
+    core_dumped: bool = False
+    #: What proves it.
+    ground: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutOfMemory:
+    """The kernel's out-of-memory killer ended the child."""
+
+    #: Whose SIGKILL it was is told by a counter of the kernel: which one, and how it rose.
+    ground: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lost:
     """The guard cannot tell how the child ended, or could not go on watching it."""
 
     reason: str
 
 
-Ending: TypeAlias = Exited | Signaled | Overdue | Lost
+Ending: TypeAlias = Exited | Signaled | Overdue | Overspent | Starved | OutOfMemory | Lost
+#: The guard stopped a child that was still running.
+RAN_ON = (Overdue, Overspent)
 
 
 @final
@@ -131,7 +170,13 @@ class Crash:
     @property
     def signal(self) -> int | None:
         """The number of the signal that ended the child, or None."""
-        return self.ending.signal if isinstance(self.ending, Signaled) else None
+        match self.ending:
+            case Signaled(signal=number) | Starved(signal=number):
+                return number
+            case OutOfMemory():
+                return int(_SIGKILL)
+            case _:
+                return None
 
     @property
     def exit_code(self) -> int | None:
@@ -142,31 +187,58 @@ class Crash:
     def cause(self) -> str:
         """The ending in words, on one line: what happened, in which phase, after how long, and why."""
         where = "at exit" if self.phase == "exit" else f"in {self.phase}"
+        after = f"{where} after {self.duration:.2f} s"
         match self.ending:
             case Signaled(signal=number, core_dumped=core_dumped):
-                core = ", core dumped" if core_dumped else ""
-                told = f"{describe_signal(number)} {where} after {self.duration:.2f} s{core}"
+                # The kernel does not keep who sent a signal. That it was not its own SIGKILL is all that can be told.
+                name = "SIGKILL by another process or its own" if number == _SIGKILL else describe_signal(number)
+                told = f"{name} {after}{_core(core_dumped)}"
+            case Starved(memory=memory, signal=number, core_dumped=core_dumped, ground=ground):
+                limit = f"memory limit of {describe_bytes(memory)}"
+                told = f"{limit}: {describe_signal(number)} {after}{_core(core_dumped)} ({ground})"
+            case OutOfMemory(ground=ground):
+                told = f"killed by the kernel's out-of-memory killer {after} ({ground})"
+            case Overspent(cpu=cpu, stopped_by=stopped_by):
+                told = f"cpu limit of {cpu:g} s passed {after}, ended by {stopped_by}"
             case Exited(code=code):
                 unfinished = {"exit": "process", "collect": "import"}.get(self.phase, "test")
-                told = f"exit code {code} {where} after {self.duration:.2f} s: the {unfinished} never finished"
+                told = f"exit code {code} {after}: the {unfinished} never finished"
             case Overdue(timeout=timeout, stopped_by=stopped_by):
                 told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
             case Lost(reason=reason):
-                told = f"lost {where} after {self.duration:.2f} s: {reason}"
+                told = f"lost {after}: {reason}"
         return f"{told}: {self.message}" if self.message else told
 
     @property
     def short_cause(self) -> str:
-        """The ending in a word or two: ``SIGSEGV``, ``exit code 3``, ``timeout``, ``lost``."""
+        """The ending in a word or two: ``SIGSEGV``, ``exit code 3``, ``timeout``, ``cpu limit``, ``lost``."""
         match self.ending:
             case Signaled(signal=number):
                 return signal_name(number)
+            case Starved():
+                return "memory limit"
+            case OutOfMemory():
+                return "out of memory"
+            case Overspent():
+                return "cpu limit"
             case Exited(code=code):
                 return f"exit code {code}"
             case Overdue():
                 return "timeout"
             case Lost():
                 return "lost"
+
+
+def _core(dumped: bool) -> str:  # noqa: FBT001 - the one thing that it is told.
+    return ", core dumped" if dumped else ""
+
+
+def describe_bytes(number: int) -> str:
+    """``64 MiB``, ``1.5 GiB``, ``500 B``."""
+    for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if number >= 1 << power:
+            return f"{number / (1 << power):.1f}".removesuffix(".0") + f" {unit}"
+    return f"{number} B"
 
 
 def signal_name(number: int) -> str:
@@ -185,7 +257,7 @@ def describe_signal(number: int) -> str:
     return f"{signal_name(number)} ({told[0].lower()}{told[1:]})" if told else signal_name(number)
 
 
-_ENDINGS: Mapping[str, type[Ending]] = {kind.__name__: kind for kind in (Exited, Signaled, Overdue, Lost)}
+_ENDINGS: Mapping[str, type[Ending]] = {kind.__name__: kind for kind in get_args(Ending)}
 
 
 def to_json(crash: Crash) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import final
 
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Exited
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import signal_name
 
 TIMEOUT = "timeout"
@@ -34,8 +36,8 @@ class Death:
 
     def _is_ending_of(self, crash: Crash) -> bool:
         match crash.ending:
-            case Signaled(signal=number):
-                return self.ending == signal_name(number)
+            case Signaled() | Starved() | OutOfMemory():
+                return crash.signal is not None and self.ending == signal_name(crash.signal)
             case Exited(code=code):
                 return self.ending == code
             case Overdue():

@@ -25,11 +25,13 @@ from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import fork_child
+from pytest_faultguard.process.meter import Usage
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.process.supervise import Watch
 from pytest_faultguard.process.supervise import Watched
+from pytest_faultguard.process.supervise import hold
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,6 +54,10 @@ class Limits:
     dump_every: Seconds | None = None
     #: Live data in the journal.
     data_bytes: int = DEFAULT_LIMIT_BYTES
+    #: Private memory of the child (RLIMIT_DATA), what it inherits included; None for no limit. Applied by the target.
+    memory: int | None = None
+    #: Processor time of all threads of the child; None for no limit.
+    cpu: Seconds | None = None
 
 
 @final
@@ -66,6 +72,10 @@ class Remains:
     stacks: tuple[ThreadStack, ...]
     leaked: tuple[str, ...]
     gaps: tuple[str, ...]
+    #: What RLIMIT_DATA counts, when the crash began; None where it could not be had.
+    data_bytes: int | None
+    #: Of the child's whole life; None where it could not be had.
+    usage: Usage | None
 
 
 @final
@@ -196,6 +206,8 @@ class Guard:
 
     def _fork(self, target: Callable[[child_side.Line], object], pipes: _Pipes, signals: Signals) -> Watch:
         wiring = child_side.Wiring(*pipes.theirs)
+        if self.limits.memory:
+            hold(wiring.dump_fd)
         line = child_side.Line(Sender(wiring.channel_fd, wiring.bell_fd), wiring.stacks_fd, wiring.orders_fd)
 
         def main() -> None:
@@ -218,7 +230,7 @@ class Guard:
     def _start_clocks(self, watch: Watch) -> None:
         limits = self.limits
         timeout = None if limits.clock_waits else limits.timeout
-        watch.limit(timeout=timeout, grace=limits.grace, dump_every=limits.dump_every)
+        watch.limit(timeout=timeout, grace=limits.grace, dump_every=limits.dump_every, cpu=limits.cpu)
 
     def start_clock(self, since: Seconds) -> None:
         """From a message on: the timeout counts, from that instant of the monotonic clock."""
@@ -307,4 +319,6 @@ def _remains(watched: Watched) -> Remains:
         stacks=faultdump.parse(text).stacks if text else (),
         leaked=watched.leaked,
         gaps=watched.gaps,
+        data_bytes=watched.data_bytes,
+        usage=watched.usage,
     )

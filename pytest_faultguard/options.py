@@ -80,6 +80,16 @@ def _count(value: object) -> int:
     return int(value)
 
 
+def _memory(value: object) -> int:
+    if value in {0, "0"} and not isinstance(value, bool):
+        return 0
+    try:
+        return _size(value)
+    except _WrongError:
+        msg = "a number of bytes, 0 for none, or a text such as '2GiB'"
+        raise _WrongError(msg) from None
+
+
 def _scope(value: object) -> str:
     if value not in SCOPES:
         msg = f"one of {', '.join(SCOPES)}"
@@ -241,6 +251,21 @@ ARGUMENTS: tuple[Argument, ...] = (
         parse=_pattern,
         is_marker_only=True,
     ),
+    Argument(
+        name="memory",
+        metavar="SIZE",
+        help="how much memory a guarded test's process may have (RLIMIT_DATA), in bytes or as in 2GiB; 0 for no limit",
+        default=0,
+        parse=_memory,
+        read=str,
+    ),
+    Argument(
+        name="cpu",
+        metavar="SECONDS",
+        help="stop a guarded test that uses more processor time than this, in all its threads; 0 for no limit",
+        default=0.0,
+        parse=_seconds,
+    ),
 )
 _BY_NAME: Mapping[str, Argument] = {argument.name: argument for argument in ARGUMENTS}
 
@@ -256,6 +281,8 @@ AUTO_INI = "faultguard_auto"
 AUTO_HELP = (
     "modules with native code: --faultguard-auto guards the tests whose modules import them, as in mypkg._native"
 )
+USAGE_FLAG = "--faultguard-usage"
+USAGE_HELP = "show what the guarded tests used: memory at its peak and processor time, the N largest, or all"
 ALIASES_INI = "faultguard_aliases"
 ALIASES_HELP = f"marks of other plugins that guard a test as well: any of {', '.join(ALIASES)}"
 #: By the name of its value. A debugger has no terminal in a child; and syrupy writes what tests have put into this
@@ -277,6 +304,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("faultguard", "crash-isolated tests")
     for flag, told in FLAGS.items():
         group.addoption(flag, action="store_true", default=False, dest=_dest(flag), help=told)
+    group.addoption(USAGE_FLAG, action="store", nargs="?", const="0", default=None, metavar="N", help=USAGE_HELP)
     for argument in _configurable():
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
         parser.addini(argument.ini, argument.help, default=None)
@@ -310,6 +338,7 @@ def check_config(config: pytest.Config) -> None:
     Raises:
         pytest.UsageError: names the option or setting, and the value.
     """
+    usage_rows(config)
     for argument in _configurable():
         _configured(argument, config)
     auto_modules(config)
@@ -344,6 +373,21 @@ def auto_modules(config: pytest.Config) -> Sequence[str]:
             msg = f"{AUTO_INI}: {name!r} is not the name of a module, such as mypkg._native"
             raise pytest.UsageError(msg)
     return names
+
+
+def usage_rows(config: pytest.Config) -> int | None:
+    """How many tests the table of usage has, 0 for all; None where none is wanted.
+
+    Raises:
+        pytest.UsageError: names the option and the value.
+    """
+    given: str | None = config.getoption(_dest(USAGE_FLAG))
+    if given is None:
+        return None
+    if re.fullmatch(r"\d+", given):
+        return int(given)
+    msg = f"{USAGE_FLAG}: {given!r} is not a number of tests, 0 for all; before a path write {USAGE_FLAG}=0"
+    raise pytest.UsageError(msg)
 
 
 def _aliases(config: pytest.Config) -> Sequence[str]:
@@ -394,6 +438,8 @@ def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | No
         grace=values["grace"],
         dump_every=values["dump_every"] or None,
         data_bytes=values["data_limit"],
+        memory=values["memory"] or None,
+        cpu=values["cpu"] or None,
     )
     return Settings(
         limits=limits,
@@ -567,6 +613,7 @@ def reference() -> str:
     """The table of all settings as reStructuredText, for the documentation."""
     rows = [("Marker argument", "Command line", "Ini setting", "Default", "Meaning")]
     rows += [("", f"``{flag}``", "", "off", told) for flag, told in FLAGS.items()]
+    rows.append(("", f"``{USAGE_FLAG}[=N]``", "", "off", USAGE_HELP))
     for argument in ARGUMENTS:
         default = _shown(argument)
         flag, ini = f"``{argument.flag} {argument.metavar}``", f"``{argument.ini}``"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
-from pytest_faultguard.crash import Overdue
 
 
 class FaultguardError(Exception):
@@ -27,7 +27,7 @@ class CrashError(Exception):
 
 
 class HangError(CrashError):
-    """A guarded test was still running at its deadline."""
+    """A guarded test was still running at its deadline, or when it had used up its processor time."""
 
 
 class LaunchError(FaultguardError):
@@ -47,8 +47,8 @@ class UnhealthyChildWarning(UserWarning):
 
 
 def error_for(crash: Crash) -> CrashError:
-    """The exception for this crash: :class:`HangError` past a deadline, else :class:`CrashError`."""
-    kind = HangError if isinstance(crash.ending, Overdue) else CrashError
+    """The exception for this crash: :class:`HangError` past a limit of time, else :class:`CrashError`."""
+    kind = HangError if isinstance(crash.ending, RAN_ON) else CrashError
     return kind(crash)
 
 

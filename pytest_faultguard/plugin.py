@@ -15,6 +15,7 @@ from pytest_faultguard import hooks
 from pytest_faultguard import options
 from pytest_faultguard import protocol
 from pytest_faultguard import session
+from pytest_faultguard import usage
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -46,6 +47,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say it where nothing is guarded although it was asked for."""
     return session.header(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the guarded tests used."""
+    usage.show(terminalreporter)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

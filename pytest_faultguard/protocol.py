@@ -69,15 +69,19 @@ from pytest_faultguard import chosen
 from pytest_faultguard import losses
 from pytest_faultguard import report as reporting
 from pytest_faultguard import reruns
+from pytest_faultguard import usage
+from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Phase
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence import lastwords
@@ -96,6 +100,7 @@ from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import UnhealthyChildWarning
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import Output
+from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
@@ -115,6 +120,10 @@ from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Orders
 from pytest_faultguard.process.child import flush_streams
+from pytest_faultguard.process.meter import Before
+from pytest_faultguard.process.meter import Meter
+from pytest_faultguard.process.meter import Usage
+from pytest_faultguard.process.meter import since
 from pytest_faultguard.process.rescue import rescue
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
@@ -248,6 +257,7 @@ class _Child:
     def __init__(
         self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
     ) -> None:
+        memory.check(limits.memory)
         self._config = config
         self._is_closed = False
         #: Whose guarded items it runs; None for a child of one item.
@@ -276,6 +286,8 @@ class _Child:
         self.is_ending = False
         #: Whether it is to run no other item.
         self.is_unfit = False
+        #: What it had used when its last test ended.
+        self.before = Before()
 
     def close(self) -> None:
         """The child has ended, or belongs to another process than this. May be called again."""
@@ -386,11 +398,14 @@ class _Child:
 
 
 class _Children:
-    """The children of a session that outlive a test: one for each node of a scope, and size of a journal."""
+    """The children of a session that outlive a test: one for each node of a scope, size of a journal, and limit of memory.
+
+    Where limits of memory differ, what the tests of one have left in memory must not count against those of another.
+    """
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._living: dict[tuple[pytest.Collector, int], _Child] = {}
+        self._living: dict[tuple[pytest.Collector, int, int | None], _Child] = {}
         self._refused: FaultguardError | None = None
         self._trials_left = _TRIALS
         self._places: dict[pytest.Item, int] = {}
@@ -479,7 +494,7 @@ class _Children:
         """A crash with the answer to whose fault it was, where other items had run in the same child."""
         items, (*before, place) = self._session.items, child.trail
         crash = replace(crash, trail=tuple(items[one].nodeid for one in reversed(before)))
-        if not settings.confirm or isinstance(crash.ending, Overdue):
+        if not settings.confirm or isinstance(crash.ending, RAN_ON):
             return crash
         if not self._trials_left:
             return replace(
@@ -584,12 +599,12 @@ class _Children:
         self.remove(child)
         child.end(hurry=hurry)
 
-    def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int] | None:
+    def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int, int | None] | None:
         settings = item.stash.get(settings_key, None)
         if settings is None or self.place_of(item) is None:
             return None
         node = _scope_node(item, settings.scope)
-        return None if node is None else (node, settings.limits.data_bytes)
+        return None if node is None else (node, settings.limits.data_bytes, settings.limits.memory)
 
 
 def _limits_of(item: pytest.Item) -> Limits:
@@ -706,6 +721,8 @@ class _GuardedItem:
         self.snapshots: list[Snapshot] = []
         self.slow: list[tuple[str, str]] = []
         self.captured: dict[str, str] = {}
+        #: After a crash: what the test had used.
+        self.usage: Usage | None = None
         self.phase_started_at = time.monotonic()
 
     def run(self) -> None:
@@ -814,6 +831,8 @@ class _GuardedItem:
                         self._log_report(report)
                 else:
                     self._take_report(report, message.left_at)
+                if message.cpu_seconds:
+                    self.child.before = Before(cpu_seconds=message.cpu_seconds, waited_peak=message.waited_peak)
                 self.child.output.end_phase()
                 self.child.output.turns.give_back()
             case Expected():
@@ -942,6 +961,7 @@ class _GuardedItem:
         output = self.child.output
         captured = output.read()
         ending = self._ending(remains)
+        self.usage = None if remains.usage is None else since(remains.usage, self.child.before)
         if ending is None:
             output.pass_on(captured)
             return None
@@ -952,6 +972,8 @@ class _GuardedItem:
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
         dump = remains.dump or faultdump.find(err)
         dumped = faultdump.parse(dump)
+        message = lastwords.explain(err, out) if isinstance(ending, Signaled | Exited) else ""
+        ending = memory.blame(ending, self.settings.limits.memory, remains.data_bytes, message)
         rescued, data_gaps = rescue(self.child.journal.fileno())
         if not dump and self.broken:
             dump = self.broken
@@ -960,7 +982,7 @@ class _GuardedItem:
             phase=self._phase(),
             ending=ending,
             duration=max(0.0, remains.ended_at - self.phase_started_at),
-            message=lastwords.explain(err, out) if isinstance(ending, Signaled | Exited) else "",
+            message=message,
             stacks=dumped.stacks,
             dump=dump,
             rescued=rescued,
@@ -1014,7 +1036,9 @@ class _GuardedItem:
             call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
         sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
-        properties = [] if self.last is None else self.last.user_properties
+        properties = [] if self.last is None else [*self.last.user_properties]
+        if self.usage is not None:
+            usage.add(properties, self.usage)
         item.stash[_crash_key] = crash, sections, properties, evidence
         item.stash[xfailed_key] = self._xfail(crash)
         try:
@@ -1046,7 +1070,7 @@ class _GuardedItem:
         expected = self.expected
         if expected is None:
             return None
-        accepted = expected.hang if isinstance(crash.ending, Overdue) else expected.crash
+        accepted = expected.hang if isinstance(crash.ending, RAN_ON) else expected.crash
         if accepted and expected.pattern is not None:
             accepted = re.search(expected.pattern, str(error_for(crash))) is not None
         # pytest compares types: none at all is what nothing matches.
@@ -1219,9 +1243,11 @@ def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[st
     if dump or any(gap.startswith("stacks:") for gap in gaps):
         return ()
     match ending:
-        case Signaled(signal=number) if number in _DUMPED:
+        case Signaled(signal=number) | Starved(signal=number) if number in _DUMPED:
             return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)
-        case Signaled(signal=number):
+        case OutOfMemory():
+            return ("stack: SIGKILL ends a process without a dump",)
+        case Signaled(signal=number) | Starved(signal=number):
             return (f"stack: {signal_name(number)} ends a process without a dump",)
         case Exited():
             return ("stack: the process left by itself, and marked no line",)
@@ -1273,6 +1299,9 @@ class _Inside:
         self._send = line.sender.send
         self._send_lines = known.lines.divert(self._send)
         self._attempt = 0
+        self._lives_on = child.node is not None
+        self._meter = Meter()
+        memory.apply(child.guard.limits.memory)
         #: Of the item that runs, or ran last.
         self._reporter: _Reporter | None = None
         self._forward_warnings()
@@ -1280,9 +1309,18 @@ class _Inside:
 
     def begin(self, item: pytest.Item, attempt: int) -> None:
         """What is told from here on is told of this item."""
+        if self._lives_on:
+            memory.restore()
+            self._meter.begin()
         item.stash[_journal_key] = self._journal, os.getpid()
         reporter = _Reporter(
-            item, self._line.sender, self._send_lines, self._journal, self._output, is_attempt=attempt > 0
+            item,
+            self._line.sender,
+            self._send_lines,
+            self._journal,
+            self._output,
+            self._meter,
+            is_attempt=attempt > 0,
         )
         self._reporter = self._config.stash[_outermost_key].reporter = reporter
         if attempt:
@@ -1554,6 +1592,8 @@ class _Outermost:
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         if self.reporter is not None and call.excinfo is not None:
+            # What has failed for want of memory may hold it still: its report needs some, and its teardown.
+            memory.lift()
             self.reporter.keep_output(call.when)
         report = yield
         if self.reporter is not None:
@@ -1615,6 +1655,7 @@ class _Reporter:
         send_lines: Callable[[], object],
         journal: Journal,
         output: Output,
+        meter: Meter,
         *,
         is_attempt: bool,
     ) -> None:
@@ -1629,6 +1670,7 @@ class _Reporter:
         self.has_called = False
         self._journal = journal
         self._output = output
+        self._meter = meter
         self._expected: Expected | None = None
         self._xml = item.config.stash.get(xml_key, None)
         self._told_properties = len(self._xml.global_properties) if self._xml is not None else 0
@@ -1645,7 +1687,12 @@ class _Reporter:
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self.tell_noted(report)
         self._send_lines()
-        self._output.turns.hand_over(_packed(report, self.item.config, late=self.is_late), self._sender)
+        before = Before()
+        if ends_phase and report.when == "teardown" and not self.is_late:
+            used, before = self._meter.read()
+            usage.add(report.user_properties, used)
+        packed = _packed(report, self.item.config, before, late=self.is_late)
+        self._output.turns.hand_over(packed, self._sender)
         self._output.forget()
         if report.when == "teardown":
             self._output.go_on()
@@ -1700,7 +1747,7 @@ class _Reporter:
                 self._send(expected)
 
 
-def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> Report:
+def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *, late: bool) -> Report:
     counts: Mapping[Any, int] | None = None
     if failed_subtests_key is not None:
         counts = config.stash.get(failed_subtests_key, None)
@@ -1711,6 +1758,8 @@ def _packed(report: pytest.TestReport, config: pytest.Config, *, late: bool) -> 
         failed_subtests=counts.get(_identity(report), 0) if counts else 0,
         late=late,
         left_at=time.monotonic(),
+        cpu_seconds=before.cpu_seconds,
+        waited_peak=before.waited_peak,
     )
 
 

@@ -19,9 +19,9 @@ from typing import final
 
 import pytest
 
+from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Frame
-from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Rescued
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.crash import to_json
@@ -42,7 +42,7 @@ _TRAIL_LINES = 20
 def blame(node: pytest.Item | pytest.Collector, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
     # Of a hanging process any thread may have answered: the one that runs the test tells.
-    teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, Overdue))
+    teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, RAN_ON))
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     # As Python does: nobody wants to see how an import works.
     frames = [one for one in frames if not one.file.startswith("<frozen importlib")]

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,15 @@ def _report(line: dict[str, Any]) -> Report:
     line["sections"] = [(title, text) for title, text in line["sections"]]
     line["user_properties"] = [(name, value) for name, value in line["user_properties"]]
     return Report(**line)
+
+
+#: What a guarded test's last report has in its properties, and a plain one has not.
+USAGE = frozenset({"faultguard_peak_memory_bytes", "faultguard_cpu_seconds"})
+
+
+def without_usage(properties: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The properties of a report, to be compared with a plain one's."""
+    return [(name, value) for name, value in properties if name not in USAGE]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import Report
     from testing.harness import RunPytest
+from testing.harness import without_usage
 
 PASSED = ["setup passed", "call passed", "teardown passed"]
 FAILED = ["setup passed", "call failed", "teardown passed"]
@@ -58,7 +59,7 @@ def told(recorder: Recorder) -> list[tuple[Any, ...]]:
             short(report.message),
             short(report.longrepr),
             [(title, short(text)) for title, text in report.sections],
-            [(name, short(str(value))) for name, value in report.user_properties],
+            [(name, short(str(value))) for name, value in without_usage(report.user_properties)],
             report.wasxfail,
         )
         for report in recorder.reports()

@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from testing.harness import USAGE
+from testing.harness import without_usage
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
@@ -936,6 +939,7 @@ class Comparison:
             # What is no tree of pytest's travels as its text, as it does through xdist.
             travelling = report.longrepr_class in {"ReprFailDoctest", "FixtureLookupErrorRepr", "Shown"}
             told = _fixed(dataclasses.asdict(report))
+            told["user_properties"] = without_usage(told["user_properties"])
             for name in ("duration", "worker", "pid", "crash"):
                 del told[name]
             if travelling:
@@ -1276,8 +1280,12 @@ def _junit(path: Path) -> dict[str, Any]:
             name: fixed(value) for name, value in element.items() if name not in {"time", "timestamp", "hostname"}
         }
         if element.tag == "testcase":
-            children = [(child.tag, _fixed(dict(child.items())), fixed(child.text or "")) for child in element]
-            properties = [dict(one.items()) for one in element.iter("property")]
+            properties = [dict(one.items()) for one in element.iter("property") if one.get("name") not in USAGE]
+            children = [
+                (child.tag, _fixed(dict(child.items())), fixed(child.text or ""))
+                for child in element
+                if child.tag != "properties" or properties
+            ]
             key = f"{attributes['classname']}.{attributes['name']}"
             told.setdefault(key, []).append([attributes, children, properties])
         elif element.tag == "testsuite":

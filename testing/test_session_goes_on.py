@@ -140,6 +140,8 @@ def named(ending: Ending) -> str:
             return f"timeout, {stopped_by}"
         case Lost():
             return "lost"
+        case _:
+            return type(ending).__name__
 
 
 def test_whatever_kills_it_the_test_fails_once_and_its_neighbours_pass(

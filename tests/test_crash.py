@@ -13,10 +13,13 @@ from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Overspent
 from pytest_faultguard.crash import Phase
 from pytest_faultguard.crash import Rescued
 from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import HangError
@@ -50,6 +53,34 @@ ENDINGS: list[tuple[Ending, Phase, str, str, str]] = [
         "",
         "timeout of 1.5 s passed in call, ended by SIGTERM",
         "timeout",
+    ),
+    (
+        Signaled(signal=signal.SIGKILL),
+        "call",
+        "",
+        "SIGKILL by another process or its own in call after 0.12 s",
+        "SIGKILL",
+    ),
+    (
+        Overspent(cpu=2.0, stopped_by="SIGKILL"),
+        "call",
+        "",
+        "cpu limit of 2 s passed in call after 0.12 s, ended by SIGKILL",
+        "cpu limit",
+    ),
+    (
+        Starved(memory=3 << 29, signal=signal.SIGSEGV, ground="it had 1.4 GiB"),
+        "setup",
+        "",
+        "memory limit of 1.5 GiB: SIGSEGV (segmentation fault) in setup after 0.12 s (it had 1.4 GiB)",
+        "memory limit",
+    ),
+    (
+        OutOfMemory(ground="memory.events: oom_kill rose from 0 to 1"),
+        "call",
+        "",
+        "killed by the kernel's out-of-memory killer in call after 0.12 s (memory.events: oom_kill rose from 0 to 1)",
+        "out of memory",
     ),
     (
         Lost(reason="a message was damaged"),

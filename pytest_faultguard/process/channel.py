@@ -51,6 +51,9 @@ class Report:
     late: bool = False
     #: When it left, on the monotonic clock, which both sides share; a test may have put another one in its place.
     left_at: float = 0.0
+    #: With the teardown's report, what the child had used by then since its birth, as in :class:`meter.Before`.
+    cpu_seconds: float = 0.0
+    waited_peak: int = 0
 
 
 @final

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,21 @@ def command_line(pid: int) -> str:
     """The command line with blanks between its words; ``?`` where there is none."""
     words = _read(f"/proc/{pid}/cmdline").split("\0")
     return " ".join(words).strip() or "?"
+
+
+def data_bytes(pid: int) -> int | None:
+    """What RLIMIT_DATA counts: private memory that can be written, touched or not; None where it has ended."""
+    number = _field(f"/proc/{pid}/status", "VmData").partition(" ")[0]
+    return int(number) * 1024 if number.isdigit() else None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """The processor time of all its threads, also of a process that was not reaped yet; None where there is none."""
+    try:
+        # As clock_getcpuclockid(3) makes it, which Python does not have.
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
 
 
 def dumps_core(pid: int) -> bool:

@@ -7,6 +7,8 @@ hold that for ever.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import os
 import select
@@ -16,16 +18,20 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Lost
+from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Overspent
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.process import oom
 from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
@@ -36,6 +42,8 @@ from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
 from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.meter import Usage
+from pytest_faultguard.process.meter import usage_of_reaped
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import INTERRUPT
 from pytest_faultguard.process.signals import STOP
@@ -50,8 +58,13 @@ GONE_BOUND: Seconds = 5.0
 #: How long messages may wait that nobody waits for. Here, to be woken took 0.14 ms, and a message costs 0.05 ms.
 GATHERING: Seconds = 0.02
 _READ_BYTES = 1 << 16
+#: How late the end of processor time may be noticed; so often it is looked at when little is left.
+_CPU_PAUSE: Seconds = 0.01
 #: Between two looks at a dump that is being written.
 _DUMP_PAUSE: Seconds = 0.002
+#: As much as any user may have; a packet takes a page.
+_DUMP_PIPE_BYTES = 1 << 20
+_CORES = os.cpu_count() or 1
 #: More of a dump than this is not a dump: somebody writes into a descriptor that was ours.
 _DUMP_BYTES = 1 << 20
 
@@ -83,6 +96,15 @@ class Watched:
     stacks: str
     leaked: tuple[str, ...]
     gaps: tuple[str, ...]
+    #: What RLIMIT_DATA counts, when the dump began; None where it could not be had.
+    data_bytes: int | None
+    #: Of the whole life of the child; None where somebody else has reaped it.
+    usage: Usage | None
+
+
+@functools.cache
+def _kills() -> oom.Kills:
+    return oom.Kills()
 
 
 @final
@@ -116,7 +138,13 @@ class Watch:
         self._timeout: Seconds | None = None
         self._grace: Seconds = 1.0
         self._dump_every: Seconds = 0.0
-        self._overdue: Overdue | None = None
+        self._cpu: Seconds | None = None
+        self._cpu_end: Seconds = 0.0
+        self._overdue: Overdue | Overspent | None = None
+        self._killed = False
+        self._kills_before: int | None = None
+        self._data_bytes: int | None = None
+        self._usage: Usage | None = None
         self._lost = ""
         self._interrupts = 0
         self._interrupt: KeyboardInterrupt | None = None
@@ -146,13 +174,22 @@ class Watch:
             self._poll.register(fd, select.POLLIN)
         self._is_heeding = True
 
-    def limit(self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None) -> None:
+    def limit(
+        self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None, cpu: Seconds | None = None
+    ) -> None:
         """Start the clocks; they count from the child's start, or from its next order."""
         self._timeout, self._grace, self._dump_every = timeout, grace, dump_every or 0.0
         if timeout:
             self._timers[self._on_deadline] = self._begun_at + timeout
         if self._dump_every:
             self._timers[self._on_dump_due] = self._begun_at + self._dump_every
+        self._cpu, self._cpu_end = cpu, (cpu or 0.0) + ((proc.cpu_seconds(self._child.pid) or 0.0) if cpu else 0.0)
+        if cpu:
+            self._timers[self._on_cpu_due] = self._begun_at + cpu / _CORES
+        kills = _kills().count()
+        if self._kills_before is None or not self.has_ended():
+            # It may have begun before this order came, and even have been killed.
+            self._kills_before = kills
 
     def set_timeout(self, timeout: Seconds | None, since: Seconds) -> None:
         """Another timeout, which counts from that instant; None for no limit."""
@@ -229,6 +266,8 @@ class Watch:
             stacks=self._hang_stacks,
             leaked=self._leaked,
             gaps=tuple(dict.fromkeys(self._gaps)),
+            data_bytes=self._data_bytes,
+            usage=self._usage,
         )
 
     def _wait(self) -> None:
@@ -370,6 +409,10 @@ class Watch:
             self._read_channel()  # Written before, maybe.
             if self._idle:
                 return
+            if not self._dead:
+                # Before its first word is taken: it is about to die, and who has a limit of memory waits for that only.
+                self._data_bytes = proc.data_bytes(self._child.pid)
+                _let_go(self._dump_fd)
         data = _read(self._dump_fd)
         if data == b"":
             self._forget(self._dump_fd)
@@ -466,8 +509,26 @@ class Watch:
         self._read_channel()
         if self._finished or self._idle or self._dump or self._timeout is None:
             return
-        self._overdue = Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name)
+        self._stop(Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name))
+
+    def _on_cpu_due(self) -> None:
+        used = proc.cpu_seconds(self._child.pid)
+        if self._cpu is None or used is None or self._overdue is not None or self._dump:
+            return
+        left = self._cpu_end - used
+        if left > 0:
+            # Not sooner can it pass, however many threads there are.
+            self._timers[self._on_cpu_due] = time.monotonic() + max(left / _CORES, _CPU_PAUSE)
+            return
+        self._read_channel()
+        if not (self._finished or self._idle or self._dump):
+            self._stop(Overspent(cpu=self._cpu, stopped_by=signal.SIGTERM.name))
+
+    def _stop(self, ending: Overdue | Overspent) -> None:
+        self._overdue = ending
         self._note_end()
+        self._timers.pop(self._on_deadline, None)
+        self._timers.pop(self._on_cpu_due, None)
         self._timers.pop(self._on_dump_due, None)
         self.ask_stacks(self._terminate)
 
@@ -493,7 +554,8 @@ class Watch:
 
     def _kill(self) -> None:
         if self._overdue is not None:
-            self._overdue = Overdue(timeout=self._overdue.timeout, stopped_by=signal.SIGKILL.name)
+            self._overdue = dataclasses.replace(self._overdue, stopped_by=signal.SIGKILL.name)
+        self._killed = True
         # Named now: when the child is buried, they may be gone.
         self._leaked = _told(_others(self._child.pid))
         kill_group(self._child.pid)
@@ -564,7 +626,8 @@ class Watch:
             if self._lost and proc.state(pid) not in {"Z", "X", ""}:
                 return None
             try:
-                _, status = os.waitpid(pid, 0)
+                _, status, rusage = os.wait4(pid, 0)
+                self._usage = usage_of_reaped(rusage)
             except ChildProcessError:
                 status = None
             self._leaked = tuple(dict.fromkeys((*self._leaked, *_sweep(pid))))
@@ -588,6 +651,8 @@ class Watch:
             if dumped and os.WTERMSIG(status) != dumped:
                 self._gaps.append(f"wait status: {signal_name(os.WTERMSIG(status))}, after the dump")
                 return Signaled(signal=dumped)
+            if os.WTERMSIG(status) == signal.SIGKILL:
+                return self._sender_of_sigkill()
             return Signaled(signal=os.WTERMSIG(status), core_dumped=os.WCOREDUMP(status))
         if dumped:
             self._gaps.append(f"wait status: exit code {os.WEXITSTATUS(status)}, while a thread was crashing")
@@ -601,6 +666,17 @@ class Watch:
             return Lost(reason="the test closed the descriptors of the guard")
         return Exited(code=code)
 
+    def _sender_of_sigkill(self) -> Ending:
+        before, now = self._kills_before, _kills().count()
+        if self._killed:
+            pass  # It was this guard.
+        elif before is None or now is None:
+            self._gaps.append("cause: the kernel does not tell here whether its out-of-memory killer sent SIGKILL")
+        elif now > before:
+            file = Path(_kills().file).name
+            return OutOfMemory(ground=f"{file}: oom_kill rose from {before} to {now}")
+        return Signaled(signal=int(signal.SIGKILL))
+
 
 def _read(fd: int) -> bytes | None:
     """What can be read at once; "" at the end, None where nothing is there yet."""
@@ -613,6 +689,30 @@ def _read(fd: int) -> bytes | None:
         if not data:
             return b"".join(parts)
         parts.append(data)
+
+
+def hold(dump_fd: int) -> None:
+    """Have who writes a dump wait after its first word until we have looked at it: it is alive as long as it writes.
+
+    Each write is a packet of its own, and there is room for one. Where the kernel has no such pipes, nobody waits.
+    """
+    import fcntl  # Here, for Windows has none, and imports this module.
+
+    try:
+        fcntl.fcntl(dump_fd, fcntl.F_SETFL, fcntl.fcntl(dump_fd, fcntl.F_GETFL) | os.O_DIRECT)
+        fcntl.fcntl(dump_fd, fcntl.F_SETPIPE_SZ, 1)
+    except OSError:
+        pass
+
+
+def _let_go(dump_fd: int) -> None:
+    import fcntl  # As above.
+
+    try:
+        if fcntl.fcntl(dump_fd, fcntl.F_GETPIPE_SZ) < _DUMP_PIPE_BYTES:
+            fcntl.fcntl(dump_fd, fcntl.F_SETPIPE_SZ, _DUMP_PIPE_BYTES)
+    except OSError:
+        pass  # As small as it is, it takes longer.
 
 
 def kill_group(pid: int) -> None:

@@ -1,0 +1,92 @@
+"""What a guarded test used: processor time, and memory at its peak."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from typing import final
+
+try:
+    import resource
+except ImportError:  # Windows, where nothing is guarded.
+    resource = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from pytest_faultguard.crash import Seconds
+
+#: What ``ru_maxrss`` counts in, on Linux.
+_UNIT = 1024
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a test used, or a process in its whole life."""
+
+    #: Of all threads, and of the processes that it started and waited for.
+    cpu_seconds: Seconds
+    #: The largest resident set; None where that of this test cannot be told from those before.
+    peak_bytes: int | None
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """What a child had used when its last test ended."""
+
+    cpu_seconds: Seconds = 0.0
+    #: The largest resident set of a process that it had waited for.
+    waited_peak: int = 0
+
+
+@final
+class Meter:
+    """In a child: measures one test after another."""
+
+    def __init__(self) -> None:
+        self._base: Seconds = 0.0
+
+    def begin(self) -> None:
+        """Another test begins, and not the first thing that this process does."""
+        # `ru_maxrss` of a process that was forked, and has started no other program, is VmHWM, which this resets. Where
+        # the kernel cannot, the peak is that since the child's birth. Opened each time, for the test may close all.
+        try:
+            fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            pass
+        else:
+            try:
+                os.write(fd, b"5")
+            except OSError:
+                pass
+            finally:
+                os.close(fd)
+        self._base = spent().cpu_seconds
+
+    def read(self) -> tuple[Usage, Before]:
+        """What the test has used by now, and what the next one will find used."""
+        before = spent()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+        return Usage(cpu_seconds=before.cpu_seconds - self._base, peak_bytes=peak), before
+
+
+def spent() -> Before:
+    """What this process has used since its birth."""
+    own, waited = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
+    return Before(cpu_seconds=cpu, waited_peak=waited.ru_maxrss * _UNIT)
+
+
+def usage_of_reaped(rusage: resource.struct_rusage) -> Usage:
+    """From what ``wait4`` told: of the whole life of a process."""
+    return Usage(cpu_seconds=rusage.ru_utime + rusage.ru_stime, peak_bytes=rusage.ru_maxrss * _UNIT)
+
+
+def since(whole: Usage, before: Before) -> Usage:
+    """What the last test of a child used that died in it; a reaped process tells one peak for itself and those below it."""
+    peak = whole.peak_bytes
+    return Usage(
+        cpu_seconds=max(0.0, whole.cpu_seconds - before.cpu_seconds),
+        peak_bytes=peak if peak is not None and peak > before.waited_peak else None,
+    )
