@@ -464,3 +464,125 @@ def test_order_given_ahead_is_void_after_a_failure(
     run_pytest().assert_outcomes(passed=6, failed=4)
 
     assert notes.groups() == ["abceabce", "dd"]
+
+
+def test_inherited_value_that_is_gone_is_not_used(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """pytest's own process has torn it down for another parameter, in between."""
+    pytester.makeconftest(
+        """
+        import shutil
+        import pytest
+
+        @pytest.hookimpl(trylast=True)
+        def pytest_collection_modifyitems(items):
+            items.sort(key=lambda item: item.name)
+
+        @pytest.fixture(scope="session")
+        def folder(request, tmp_path_factory):
+            made = tmp_path_factory.mktemp("folder")
+            yield made
+            shutil.rmtree(made)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        with_folder = lambda value: pytest.mark.parametrize("folder", [value], indirect=True)
+        shared = pytest.mark.faultguard(scope="session")
+
+        @with_folder(0)
+        def test_1(folder): assert folder.exists()
+        @shared
+        @with_folder(0)
+        def test_2(folder): assert folder.exists()
+        @with_folder(1)
+        def test_3(folder): assert folder.exists()
+        @shared
+        @with_folder(0)
+        def test_4(folder): assert folder.exists()
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=4)
+
+
+def test_child_whose_first_test_could_not_begin_runs_the_next(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """pytest's own process has failed to tear down what stood in the way."""
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture(scope="module")
+        def wide(request):
+            yield request.param
+            if request.param == 0: raise RuntimeError("teardown of 0")
+        @pytest.mark.parametrize("wide", [0], indirect=True)
+        def test_u(wide): pass
+        @pytest.mark.faultguard(scope="module")
+        @pytest.mark.parametrize("wide", [1], indirect=True)
+        def test_g(wide): pass
+        @pytest.mark.faultguard(scope="module")
+        def test_h(): pass
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=2, errors=1)
+
+
+def test_much_output_takes_no_time(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """A report of many times what a pipe holds is no hang."""
+    pytester.makepyfile("def test_it(): print('x' * 20_000_000)")
+
+    run_pytest("--faultguard", "--faultguard-timeout=10").assert_outcomes(passed=1)
+
+
+def test_interrupt_at_any_moment_tears_down_what_is_shared(
+    pytester: pytest.Pytester, start_pytest: StartPytest
+) -> None:
+    """While a test runs, between two of them, and while the child has gone on."""
+    pytester.makeconftest(
+        """
+        import pytest
+        from say import say
+        @pytest.fixture(scope="session", autouse=True)
+        def wide():
+            yield
+            say("down")
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+        from say import say
+        @pytest.mark.parametrize("number", range(3000))
+        def test_it(number):
+            if number == 20: say("begun")
+        """
+    )
+    for _ in range(5):
+        session = start_pytest("--faultguard", "-q")
+        session.wait_for("begun")
+
+        session.send(signal.SIGINT)
+
+        session.wait_for("down")
+        assert session.end() == pytest.ExitCode.INTERRUPTED
+
+
+def test_status_at_any_moment_ends_nothing(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
+    """SIGUSR1 between two tests of a child, and while it goes on, is answered or not, and that is all."""
+    pytester.makepyfile(
+        """
+        import pytest
+        from say import say
+        @pytest.mark.parametrize("number", range(1500))
+        def test_it(number):
+            if number % 100 == 20 and number < 1400: say(f"at{number}")
+        """
+    )
+    session = start_pytest("--faultguard", "-q")
+
+    for number in range(20, 1400, 100):
+        session.wait_for(f"at{number}")
+        session.send(signal.SIGUSR1)
+
+    assert session.end() == pytest.ExitCode.OK
