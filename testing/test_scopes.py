@@ -172,7 +172,7 @@ def test_it(wide, number, faultguard_data):
 WAYS = {
     "segfault": ("ctypes.string_at(0)", "SIGSEGV (segmentation fault) in call after "),
     "exit": ("os._exit(0)", "exit code 0 in call after "),
-    "kill": ("os.kill(os.getpid(), 9)", "SIGKILL (killed) in call after "),
+    "kill": ("os.kill(os.getpid(), 9)", "SIGKILL by another process or its own in call after "),
 }
 
 
@@ -467,7 +467,7 @@ def test_order_given_ahead_is_void_after_a_failure(
 
 
 def test_inherited_value_that_is_gone_is_not_used(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
-    """pytest's own process has torn it down for another parameter, in between."""
+    """The process of pytest itself has torn it down for another parameter, in between."""
     pytester.makeconftest(
         """
         import shutil
@@ -507,7 +507,7 @@ def test_inherited_value_that_is_gone_is_not_used(pytester: pytest.Pytester, run
 
 
 def test_child_whose_first_test_could_not_begin_runs_the_next(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
-    """pytest's own process has failed to tear down what stood in the way."""
+    """The process of pytest itself has failed to tear down what stood in the way."""
     pytester.makepyfile(
         """
         import pytest
