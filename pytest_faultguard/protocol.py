@@ -6,6 +6,8 @@ The only module that uses private pytest API; checked on pytest 8.0 to 9.2:
     Runs the three phases of an item. The public hook ``pytest_runtest_protocol`` would run us again.
 ``_pytest.runner.check_interactive_exception``
     Whether ``pytest_exception_interact`` hears of an exception; so that it hears of a crash when it would of a failure.
+``_pytest.runner.pytest_runtest_call``
+    The frame in which a test's own code runs: reports that are made within it are those of subtests.
 ``_pytest.skipping.xfailed_key``, ``Xfail``
     Where pytest keeps the evaluated xfail mark of an item. The child reads it, for evaluating may run test code; the
     parent puts the answer there while it makes the report of a crash, so that pytest itself judges it.
@@ -43,6 +45,7 @@ import signal
 import sys
 import time
 import traceback
+import types
 import warnings
 from collections.abc import Callable
 from collections.abc import Generator
@@ -61,6 +64,7 @@ from typing import cast
 import pytest
 from _pytest.junitxml import xml_key
 from _pytest.runner import check_interactive_exception
+from _pytest.runner import pytest_runtest_call
 from _pytest.runner import runtestprotocol
 from _pytest.skipping import Xfail
 from _pytest.skipping import xfailed_key
@@ -1608,15 +1612,10 @@ class _Outermost:
             self.reporter.tell_expected()
             losses.warn(item)
 
-    @pytest.hookimpl(wrapper=True, trylast=True)
-    def pytest_runtest_call(self) -> Generator[None, object, object]:
-        if self.reporter is None:
-            return (yield)
-        self.reporter.tell_expected()
-        try:
-            return (yield)
-        finally:
-            self.reporter.has_called = True
+    # Not a wrapper: pytest before 8.2 shows its frame in the traceback of an exception group.
+    def pytest_runtest_call(self) -> None:
+        if self.reporter is not None:
+            self.reporter.tell_expected()
 
     def pytest_enter_pdb(self) -> None:
         if self.reporter is not None:
@@ -1666,8 +1665,6 @@ class _Reporter:
         self._send_lines = send_lines
         #: Whether the item's last report has left before.
         self.is_late = False
-        #: Whether the test's own code has run to its end; the reports of subtests are made before.
-        self.has_called = False
         self._journal = journal
         self._output = output
         self._meter = meter
@@ -1701,7 +1698,7 @@ class _Reporter:
         """The report; another one of a test that should have died in its call, and is still here."""
         settings = self.item.stash[settings_key]
         death = None if settings is None else settings.death
-        if death is None or call.when != "call" or not self.has_called or report.skipped:
+        if death is None or call.when != "call" or report.skipped or _is_calling():
             return report
         raised = None if call.excinfo is None else call.excinfo.value
         if isinstance(raised, pytest.xfail.Exception):
@@ -1745,6 +1742,14 @@ class _Reporter:
             if expected != self._expected:
                 self._expected = expected
                 self._send(expected)
+
+
+def _is_calling() -> bool:
+    """Whether this is called from within a test's own code, as reports of subtests are."""
+    frame: types.FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code is not pytest_runtest_call.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *, late: bool) -> Report:
