@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from testing import programs as _programs
+from testing.harness import USAGE
 from testing.harness import Junit
 from testing.harness import JunitCase
 from testing.harness import Recorder
 from testing.harness import Report
 from testing.harness import RunPytest
+from testing.harness import without_usage
 
 N2 = ("-n2",)
 #: What xdist says of a worker that it has lost.
@@ -367,6 +369,7 @@ def story_of(report: Report, *, root: Path) -> dict[str, Any]:
     story = asdict(report)
     for name in ("worker", "pid", "duration"):
         del story[name]
+    story["user_properties"] = without_usage(story["user_properties"])
     if story["crash"] is not None:
         story["crash"] = crash_story(story["crash"], root)
     return {key: told(value) for key, value in story.items()}
@@ -395,6 +398,7 @@ def case_story(case: JunitCase) -> dict[str, Any]:
     """All that a test case of a junitxml file tells, without what varies."""
     story = asdict(case)
     del story["time"]
+    story["properties"] = {name: value for name, value in story["properties"].items() if name not in USAGE}
     return {key: told(value) for key, value in story.items()}
 
 
