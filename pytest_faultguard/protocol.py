@@ -1344,8 +1344,13 @@ class _Inside:
             self._send(Finished(shouldstop=session.shouldstop, shouldfail=session.shouldfail))
             return
         # As at the end of an interrupted session: what this process has set up, it tears down.
+        if self._lives_on:
+            # What that writes belongs on the terminal, but behind what the parent has still to write of tests before.
+            self._output.go_on()
         session._setupstate.teardown_exact(None)
         self._send_lines()
+        if self._lives_on and (texts := self._output.between_tests()):
+            self._send(Said(texts=texts))
 
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
