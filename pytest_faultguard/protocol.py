@@ -605,7 +605,8 @@ class _Children:
 
     def _key(self, item: pytest.Item) -> tuple[pytest.Collector, int, int | None] | None:
         settings = item.stash.get(settings_key, None)
-        if settings is None or self.place_of(item) is None:
+        if settings is None or self.place_of(item) is None or reruns.applies(item):
+            # What one attempt leaves in memory is not to reach the next one.
             return None
         node = _scope_node(item, settings.scope)
         return None if node is None else (node, settings.limits.data_bytes, settings.limits.memory)

@@ -72,6 +72,12 @@ def is_active(config: pytest.Config) -> bool:
     return _plugin(config) is not None
 
 
+def applies(item: pytest.Item) -> bool:
+    """Whether the plugin may run the item more than once."""
+    plugin = _plugin(item.config)
+    return plugin is not None and plugin.get_reruns_count(item) is not None
+
+
 def begin(item: pytest.Item) -> None:
     """In the parent, before each child: nothing is known of the attempt."""
     if _plugin(item.config) is not None:

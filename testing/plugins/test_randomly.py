@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import without_usage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -74,9 +76,8 @@ def test_without_a_seed_for_each_test(side_by_side: SideBySide, pytester: pytest
     """Then a guarded test goes on from the numbers of its parent: no guarded test before it has used any up."""
     pytester.makepyfile(test_a=MODULE, test_b=MODULE, test_c=MODULE)
     args = ("--randomly-seed=1234", "--randomly-dont-reset-seed")
-    plain, guarded = (
-        side_by_side.session(flag, *args, plugin="randomly") for flag in ("--no-faultguard", "--faultguard")
-    )
+    plain = side_by_side.session("--no-faultguard", *args, plugin="randomly")
+    guarded = side_by_side.session("--faultguard", "--faultguard-scope=function", *args, plugin="randomly")
     assert guarded.outcomes == plain.outcomes
     assert _order(guarded) == _order(plain)
     first = _numbers(plain)[_order(plain)[0]]
@@ -124,4 +125,6 @@ def _order(session: Session) -> list[str]:
 
 
 def _numbers(session: Session) -> dict[str, list[str]]:
-    return {report.nodeid: [str(value) for _, value in report.user_properties] for report in session.reports}
+    return {
+        report.nodeid: [str(value) for _, value in without_usage(report.user_properties)] for report in session.reports
+    }

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from testing.harness import without_usage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,6 +79,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def _reports(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The reports of tests, under pytest-xdist in no set order."""
     found = [{key: value for key, value in line.items() if key not in VARYING} for line in lines if "when" in line]
+    for one in found:
+        one["user_properties"] = without_usage(one.get("user_properties", []))
     return sorted(found, key=json.dumps)
 
 
