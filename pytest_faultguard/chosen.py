@@ -61,12 +61,17 @@ class Choice:
         return self._is_on and (item.nodeid in self._crashed or self._reaches(item))
 
     def _reaches(self, item: pytest.Item) -> bool:
-        file = next((one for one in reversed(item.listchain()) if isinstance(one, pytest.File)), None)
+        file = file_of(item)
         if self._imports is None or file is None or file.path.suffix != ".py":
             return False
         if file not in self._known:
             self._known[file] = self._imports.reach(file.path, _package_of(item, file.path))
         return self._known[file]
+
+
+def file_of(item: pytest.Item) -> pytest.File | None:
+    """The file that the item was found in."""
+    return next((one for one in reversed(item.listchain()) if isinstance(one, pytest.File)), None)
 
 
 def _package_of(item: pytest.Item, file: Path) -> str:

@@ -31,6 +31,7 @@ from pytest_faultguard.guard import Remains
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import ScoutOutput
+from pytest_faultguard.output import flush_all
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Collecting
 from pytest_faultguard.process.channel import Finished
@@ -38,7 +39,7 @@ from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.child import Line
-from pytest_faultguard.process.child import flush_streams
+from pytest_faultguard.session import interactor_of
 
 #: A collector, as both processes call it: its kind and its node id.
 _Name: TypeAlias = tuple[str, str]
@@ -156,10 +157,7 @@ class _Scouting:
 
     def _send_out(self, collector: pytest.Collector) -> None:
         config, session = collector.config, collector.session
-        # What is still in a buffer would be written twice.
-        if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
-            config.get_terminal_writer().flush()
-        flush_streams()
+        flush_all(config)
         output = None
         try:
             output = ScoutOutput(config)
@@ -232,11 +230,9 @@ class _Scouting:
         manager = session.config.pluginmanager
         self._sender = line.sender
         output.arm()
-        for plugin in manager.get_plugins():
-            if hasattr(plugin, "item_index") and hasattr(plugin, "sendevent"):
-                manager.unregister(
-                    plugin
-                )  # A worker of pytest-xdist: its controller hears of all this from the parent.
+        interactor = interactor_of(session.config)
+        if interactor is not None:
+            manager.unregister(interactor)  # The controller hears of all this from the parent.
         manager.register(_Silence())
         manager.register(_Deaf())
         if self._found:

@@ -22,6 +22,13 @@ from pytest_faultguard.process.child import flush_streams
 from pytest_faultguard.process.relay import Relay
 
 
+def flush_all(config: pytest.Config) -> None:
+    """Before a fork: what is still in a buffer would be written twice."""
+    if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
+        config.get_terminal_writer().flush()
+    flush_streams()
+
+
 @final
 class Output:
     """What a child writes and what would die with it: files without a name that both sides can reach.

@@ -129,6 +129,21 @@ def is_guarded(item: pytest.Item) -> bool:
     return item.stash.get(settings_key, None) is not None
 
 
+def settings_of(item: pytest.Item) -> options.Settings:
+    """How a guarded item is guarded."""
+    settings = item.stash[settings_key]
+    assert settings is not None
+    return settings
+
+
+def interactor_of(config: pytest.Config) -> Any:
+    """On a worker of pytest-xdist, the plugin that tells its controller what happens here; else None."""
+    if not hasattr(config, "workerinput"):
+        return None
+    plugins = config.pluginmanager.get_plugins()
+    return next((one for one in plugins if hasattr(one, "item_index") and hasattr(one, "sendevent")), None)
+
+
 def add_worker(node: Any) -> None:
     """A worker has started: SIGUSR1 reaches it through us, where it is on this machine."""
     popen = getattr(getattr(node.gateway, "_io", None), "popen", None)

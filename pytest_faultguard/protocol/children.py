@@ -1,0 +1,527 @@
+"""The parent's side: the children, each of which runs one item or those of a scope."""
+
+from __future__ import annotations
+
+import faulthandler
+import shlex
+import time
+from collections.abc import Generator
+from collections.abc import Sequence
+from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+from typing import Protocol
+from typing import TypeAlias
+
+import pytest
+
+from pytest_faultguard import reruns
+from pytest_faultguard.chosen import file_of
+from pytest_faultguard.crash import RAN_ON
+from pytest_faultguard.crash import Crash
+from pytest_faultguard.crash import Seconds
+from pytest_faultguard.evidence.journal import Journal
+from pytest_faultguard.guard import Guard
+from pytest_faultguard.guard import Limits
+from pytest_faultguard.guard import Remains
+from pytest_faultguard.options import Settings
+from pytest_faultguard.outcome import FaultguardError
+from pytest_faultguard.outcome import JournalError
+from pytest_faultguard.outcome import LaunchError
+from pytest_faultguard.output import Output
+from pytest_faultguard.output import flush_all
+from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Run
+from pytest_faultguard.process.channel import Trim
+from pytest_faultguard.process.meter import Before
+from pytest_faultguard.process.signals import Sweep
+from pytest_faultguard.process.supervise import Snapshot
+from pytest_faultguard.protocol import inside
+from pytest_faultguard.protocol.phases import faulthandler_timeout
+from pytest_faultguard.session import interactor_of
+from pytest_faultguard.session import session_key
+from pytest_faultguard.session import settings_key
+from pytest_faultguard.session import settings_of
+from pytest_faultguard.triage.bisect import Flaky
+from pytest_faultguard.triage.bisect import Found
+from pytest_faultguard.triage.bisect import Unfinished
+from pytest_faultguard.triage.bisect import minimal
+
+#: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
+_TRIALS = 10
+_TRIAL_LIMITS = Limits(timeout=60.0)
+#: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
+_LEAST_GRACE: Seconds = 0.1
+#: What items have in common that share a child: the node of their scope, and what must be equal for all.
+_Key: TypeAlias = tuple[pytest.Collector, int, "int | None"]
+
+
+class Runs(Protocol):
+    """An item that a child runs, and who hears what becomes of it."""
+
+    item: pytest.Item
+    settings: Settings
+    #: Since when the phase lasts that it is in, on the monotonic clock.
+    phase_started_at: Seconds
+
+    @property
+    def attempt(self) -> int:
+        """Which one of pytest-rerunfailures; 0 where it does not run the item."""
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether there is to be a report of what becomes of it."""
+
+    def take(self, message: Message) -> None:
+        """The child has said this."""
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """The child is slow."""
+
+    def end(self, remains: Remains) -> None:
+        """The child that ran it last has ended."""
+
+
+class Child:
+    """The parent's part in the life of one child, which runs one item or the items of a scope."""
+
+    def __init__(
+        self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
+    ) -> None:
+        memory.check(limits.memory)
+        self._config = config
+        self._is_closed = False
+        #: Whose guarded items it runs; None for a child of one item.
+        self.node = node
+        self.journal = Journal.create(limits.data_bytes)
+        try:
+            self.output = Output(config, lives_on=node is not None, is_heard=is_heard)
+        except OSError as error:
+            self.journal.close()
+            msg = f"no descriptor for the output of a child: {error}"
+            raise LaunchError(msg) from error
+        self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
+        self._sweep = Sweep(self.guard.kill)
+        #: The fixtures that this process had set up at its birth, by identity.
+        self.inherited = frozenset(config.stash[session_key].alive) if node is not None else frozenset()
+        #: The item that it runs, or ran last.
+        self.item: Runs | None = None
+        #: The places of the items that it has run.
+        self.trail: list[int] = []
+        #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
+        self.awaited: int | None = None
+        self.ahead: int | None = None
+        #: Whether it goes on with that one by itself.
+        self.goes_on = False
+        #: Whether what it does now is the teardown of what several items have shared.
+        self.is_ending = False
+        #: Whether it is to run no other item.
+        self.is_unfit = False
+        #: What it had used when its last test ended.
+        self.before = Before()
+
+    def close(self) -> None:
+        """The child has ended, or belongs to another process than this. May be called again."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.output.close()
+            self.journal.close()
+
+    def forget(self) -> None:
+        """In another child: this one is the parent's."""
+        self.guard.forget()
+        self.close()
+
+    def start(self, session: pytest.Session) -> None:
+        """Have it wait for orders."""
+        self.guard.start(lambda line: inside.live(session, line, self._outfit()))
+
+    def _outfit(self) -> inside.Outfit:
+        """In the child: what is its own; the rest is forgotten."""
+        self._config.stash[children_key].forget(self)
+        return inside.Outfit(
+            journal=self.journal,
+            output=self.output,
+            memory=self.guard.limits.memory,
+            lives_on=self.node is not None,
+        )
+
+    def run(self, item: Runs, place: int | None, nextplace: int | None) -> Remains | None:
+        """Run an item; what was left by the child where that was its end."""
+        self.item, attempt = item, item.attempt
+        if self.node is None:
+            with self._guarding(item):
+                return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
+        assert place is not None
+        order = Run(item=place, nextitem=nextplace, failed=item.item.session.testsfailed, attempt=attempt)
+        given = None if self.has_begun(place) else order
+        ahead = None if attempt else self._config.stash[children_key].order_ahead(self, place, nextplace)
+        self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
+        self.trail.append(place)
+        self._sweep.end()
+        with self._guarding(item):
+            remains = self.guard.give(given, item.settings.limits, ahead=ahead)
+        if self.is_astray:
+            self._sweep.begin()
+        return remains
+
+    def has_begun(self, place: int) -> bool:
+        """Whether it runs the item at that place already."""
+        return self.goes_on and self.ahead == place
+
+    @property
+    def is_astray(self) -> bool:
+        """Whether it has gone on with an item for which nobody has asked any more."""
+        return self.goes_on and self.ahead is not None
+
+    def trim(self, place: int) -> Remains | None:
+        """Tear down what an item does not need, some that were not guarded having run since the last one."""
+        item = self.item
+        assert item is not None
+        limits = self._limits_of_end(item)
+        with self._guarding(item):
+            remains = self.guard.give(Trim(nextitem=place), limits)
+        self.is_ending = remains is not None
+        return remains
+
+    def end(self, *, hurry: bool = False) -> None:
+        """Tear down all that is left, and end; in a hurry, within the grace."""
+        self._sweep.end()
+        item = self.item
+        if item is None or not item.is_heard or self.is_astray:
+            # What becomes of a test for which nobody has asked is nobody's report.
+            self.item = None
+            limits = _TRIAL_LIMITS
+            if item is not None and item.is_heard:
+                # The grace is that of the test, and of the teardown of all that was shared.
+                limits = self._limits_of_end(item, hurry=hurry)
+                limits = replace(limits, grace=limits.timeout or _TRIAL_LIMITS.grace)
+            try:
+                self.guard.end(limits, interrupted=True)
+            finally:
+                self.close()
+            return
+        self.is_ending = not self.guard.has_ended()
+        with self._guarding(item):
+            remains = self.guard.end(self._limits_of_end(item, hurry=hurry))
+        item.end(remains)
+
+    def _limits_of_end(self, item: Runs, *, hurry: bool = False) -> Limits:
+        """The clock of what follows the last report of an item starts now."""
+        item.phase_started_at = time.monotonic()
+        limits, timeout = item.settings.limits, item.settings.end_timeout
+        bound = max(limits.grace, _LEAST_GRACE) if hurry else timeout or None
+        return replace(limits, timeout=bound, clock_waits=False)
+
+    @contextmanager
+    def _guarding(self, item: Runs) -> Generator[None]:
+        session = self._config.stash[session_key]
+        session.guarding = item.item.nodeid, self.guard
+        try:
+            yield
+        except BaseException:
+            # Where the child lives, the session's end ends it.
+            if self.guard.is_buried:
+                self._config.stash[children_key].remove(self)
+                self.close()
+            raise
+        finally:
+            session.guarding = None
+
+    def _take(self, message: Message) -> None:
+        if self.item is not None:
+            self.item.take(message)
+
+    def _take_snapshot(self, snapshot: Snapshot) -> None:
+        if self.item is not None:
+            self.item.take_snapshot(snapshot)
+
+
+class Children:
+    """The children of a session that outlive a test: one for each node of a scope, size of a journal, and limit of memory.
+
+    Where limits of memory differ, what the tests of one have left in memory must not count against those of another.
+    """
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
+        self._living: dict[_Key, Child] = {}
+        self._refused: FaultguardError | None = None
+        self._trials_left = _TRIALS
+        self._places: dict[pytest.Item, int] = {}
+        self._keys: dict[pytest.Item, _Key | None] = {}
+        manager = session.config.pluginmanager
+        session.config.stash[inside.outermost_key] = inside.Outermost(manager, self._prepare, self._end_unneeded)
+
+    def place_of(self, item: pytest.Item | None) -> int | None:
+        """An item's place among those of the session; None for one that is none of them."""
+        if item is None:
+            return None
+        if not self._places:
+            self._places = {one: place for place, one in enumerate(self._session.items)}
+        return self._places.get(item)
+
+    def _prepare(self, item: pytest.Item) -> None:
+        """Before an item's protocol: have the child that it shares with others.
+
+        Not within the protocol, where hooks have begun what must not be there for the next item.
+        """
+        key, self._refused = self._key(item), None
+        if key is None:
+            return
+        child, place = self._living.get(key), self.place_of(item)
+        if child is not None and place is not None and child.has_begun(place):
+            return
+        if child is not None and (child.is_astray or child.is_unfit or child.guard.has_ended()):
+            self._end(child)
+        elif child is not None and child.item is not None and child.awaited != place:
+            assert place is not None
+            remains = child.trim(place)
+            if remains is not None:
+                self.remove(child)
+                child.item.end(remains)
+        if key in self._living:
+            return
+        prepare_fork(item.config)
+        item.config.stash[session_key].lines.expect()
+        try:
+            self._living[key] = child = Child(item.config, settings_of(item).limits, key[0])
+            try:
+                child.start(self._session)
+            except BaseException:
+                self.remove(child)
+                if child.guard.has_ended():
+                    child.close()
+                else:
+                    child.end()
+                raise
+        except (JournalError, LaunchError) as error:
+            self._refused = error
+
+    def child_for(self, item: pytest.Item) -> Child:
+        """The child that is to run an item.
+
+        Raises:
+            JournalError, LaunchError: there is none to be had.
+        """
+        if self._refused is not None:
+            raise self._refused
+        child = self._child_of(item)
+        if child is not None:
+            return child
+        return Child(item.config, settings_of(item).limits)
+
+    def order_ahead(self, child: Child, place: int, nextplace: int | None) -> Run | None:
+        """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
+
+        Not where that might be noticed: while somebody reads along, or where this process has fixtures to tear down
+        between the two, or another item might come.
+        """
+        items, session = self._session.items, self._session
+        if (
+            nextplace != place + 1
+            or hasattr(session.config, "workerinput")
+            or reruns.is_active(session.config)
+            or child.output.turns.are_taken
+            or session._setupstate.stack
+            or self._child_of(items[nextplace]) is not child
+        ):
+            return None
+        following = items[nextplace + 1] if nextplace + 1 < len(items) else None
+        stays = following is not None and child.node in following.listchain()
+        return Run(item=nextplace, nextitem=nextplace + 1 if stays else None, failed=session.testsfailed, ahead=True)
+
+    def explained(self, crash: Crash, child: Child, settings: Settings) -> Crash:
+        """A crash with the answer to whose fault it was, where other items had run in the same child."""
+        items, (*before, place) = self._session.items, child.trail
+        crash = replace(crash, trail=tuple(items[one].nodeid for one in reversed(before)))
+        if not settings.confirm or isinstance(crash.ending, RAN_ON):
+            return crash
+        if not self._trials_left:
+            return replace(
+                crash, gaps=(*crash.gaps, f"whose fault: {_TRIALS} crashes of this session were tried again")
+            )
+        self._trials_left -= 1
+        try:
+            crash = replace(crash, alone=self._crashes_after((), place))
+            if settings.bisect_runs and not crash.alone:
+                found = minimal(
+                    len(before),
+                    lambda some: self._crashes_after([before[one] for one in some], place),
+                    settings.bisect_runs,
+                )
+                return self._told(crash, found, before)
+        except FaultguardError as error:
+            return replace(crash, gaps=(*crash.gaps, f"whose fault: {error}"))
+        return crash
+
+    def _told(self, crash: Crash, found: Found, before: list[int]) -> Crash:
+        items = self._session.items
+        match found:
+            case Flaky(runs=runs):
+                told = f"bisect: it did not crash each time that the same tests ran before it: flaky ({runs} runs)"
+                return replace(crash, gaps=(*crash.gaps, told))
+            case Unfinished(runs=runs):
+                told = f"bisect: stopped after {runs} runs, fewer may be needed; see --faultguard-bisect-runs"
+                crash = replace(crash, gaps=(*crash.gaps, told))
+        needs = tuple(items[before[one]].nodeid for one in found.places)
+        return replace(crash, needs=needs, command=self._command(*needs, crash.label))
+
+    def _command(self, *nodeids: str) -> str:
+        """Has a shell run these in this order in one child."""
+        config = self._session.config
+        options = ["--faultguard", "--faultguard-scope=session"]
+        if config.pluginmanager.hasplugin("randomly"):
+            options += ["-p", "no:randomly"]
+        command = shlex.join(["pytest", *options, *nodeids])
+        root = config.rootpath
+        return command if config.invocation_params.dir == root else f"cd {shlex.quote(str(root))} && {command}"
+
+    def _crashes_after(self, before: Sequence[int], place: int) -> bool:
+        """Whether an item crashes in a fresh child in which these have run before; nobody hears of that otherwise.
+
+        Raises:
+            JournalError, LaunchError: there is no child to be had.
+        """
+        items, places = self._session.items, [*before, place]
+        child = Child(self._session.config, settings_of(items[place]).limits, self._session, is_heard=False)
+        try:
+            child.start(self._session)
+            for one, following in zip(places, [*places[1:], None], strict=True):
+                remains = child.run(Unheard(items[one]), one, following)
+                if remains is not None:
+                    return one == place and remains.ending is not None
+            return False
+        finally:
+            if child.guard.is_buried:
+                child.close()
+            else:
+                child.end()
+
+    def distrust(self, fixture: pytest.FixtureDef[Any]) -> None:
+        """A fixture that some have inherited is gone: they run no other item."""
+        for child in self._living.values():
+            child.is_unfit = child.is_unfit or id(fixture) in child.inherited
+
+    def _end_unneeded(self, nextitem: pytest.Item | None) -> None:
+        """After an item: end the children whose scope has ended."""
+        if not self._living:
+            return
+        stops = self._session.shouldfail or self._session.shouldstop
+        needed = [] if nextitem is None or stops else nextitem.listchain()
+        for child in [one for one in self._living.values() if one.node not in needed or one.is_unfit]:
+            self._end(child)
+
+    def end_all(self, *, hurry: bool = False) -> None:
+        """At the end of the session: end every child, also where one of them raises."""
+        with ExitStack() as stack:
+            for child in self._living.values():
+                stack.callback(self._end, child, hurry=hurry)
+            self._living = {}
+
+    def remove(self, child: Child) -> None:
+        """It has ended."""
+        self._living = {key: one for key, one in self._living.items() if one is not child}
+
+    def forget(self, own: Child) -> None:
+        """In a child: the others are the parent's."""
+        for child in self._living.values():
+            if child is not own:
+                child.forget()
+        self._living = {}
+
+    def _child_of(self, item: pytest.Item) -> Child | None:
+        key = self._key(item)
+        return None if key is None else self._living.get(key)
+
+    def _end(self, child: Child, *, hurry: bool = False) -> None:
+        self.remove(child)
+        child.end(hurry=hurry)
+
+    def _key(self, item: pytest.Item) -> _Key | None:
+        """Which items it shares a child with; None for a child of its own."""
+        if not self._keys:
+            self._keys = {one: _key_of(one) for one in self._session.items}
+        return self._keys.get(item)
+
+
+def _key_of(item: pytest.Item) -> _Key | None:
+    settings = item.stash.get(settings_key, None)
+    if settings is None or reruns.applies(item):
+        # What one attempt leaves in memory is not to reach the next one.
+        return None
+    node = _scope_node(item, settings.scope)
+    return None if node is None else (node, settings.limits.data_bytes, settings.limits.memory)
+
+
+def _scope_node(item: pytest.Item, scope: str) -> pytest.Collector | None:
+    """The node whose items share a child; None for a child of the item's own. As for fixtures of that scope."""
+    match scope:
+        case "session":
+            return item.session
+        case "package":
+            return item.getparent(pytest.Package) or item.session
+        case "module":
+            return file_of(item)
+        case "class":
+            return item.getparent(pytest.Class)
+        case _:
+            return None
+
+
+@contextmanager
+def reporting_late(item: pytest.Item) -> Generator[None]:
+    """Around reports of an item that is no longer the one that runs: a worker of pytest-xdist numbers them by that."""
+    worker = interactor_of(item.config)
+    if worker is None:
+        yield
+        return
+    now, worker.item_index = worker.item_index, item.config.stash[children_key].place_of(item)
+    try:
+        yield
+    finally:
+        worker.item_index = now
+
+
+class Unheard:
+    """An item that runs once more, to see what becomes of it."""
+
+    attempt = 0
+    is_heard = False
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.item = item
+        self.phase_started_at = time.monotonic()
+        settings = settings_of(item)
+        timeout = settings.limits.timeout or _TRIAL_LIMITS.timeout
+        limits = replace(settings.limits, timeout=timeout, clock_waits=False, dump_every=None)
+        self.settings = replace(settings, limits=limits)
+
+    def take(self, message: Message) -> None:
+        """What is said has been said before."""
+
+    def take_snapshot(self, snapshot: Snapshot) -> None:
+        """As above."""
+
+    def end(self, remains: Remains) -> None:
+        """As above."""
+
+
+def prepare_fork(config: pytest.Config) -> None:
+    """What must be so in this process before it forks."""
+    if faulthandler_timeout(config) > 0:
+        # Armed around the protocol, here, by pytest: it must act in the child, and here it would end the session.
+        faulthandler.cancel_dump_traceback_later()
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is not None:
+        try:
+            factory.getbasetemp()
+        except Exception:  # noqa: BLE001, S110 - a test that wants one fails by itself.
+            pass
+    config.stash[inside.outermost_key].stand_by()
+    flush_all(config)
+
+
+children_key = pytest.StashKey[Children]()
