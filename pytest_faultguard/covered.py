@@ -4,7 +4,7 @@ A child inherits the measurement and goes on with it. What it measures leaves th
 phase, and no child writes a data file: it would lie beside the parent's, and a crash would leave it behind. The parent
 gathers the lines in memory, and adds them to its own data when the last test has run.
 
-coverage.py is never imported here. Private uses, checked on coverage 7.10 to 7.17, with its C, Python and
+coverage.py is imported in a child that starts clean, and nowhere else. Private uses, checked on coverage 7.10 to 7.17, with its C, Python and
 ``sys.monitoring`` cores:
 
 ``Coverage._data``
@@ -13,6 +13,8 @@ coverage.py is never imported here. Private uses, checked on coverage 7.10 to 7.
 ``Coverage._collector``, its ``data``, ``static_context``, ``use_data`` and ``flush_data``
     What the core writes into. The child drops what it inherited, which the parent has as well, and puts the rest into
     data of its own. ``Coverage.get_data`` would do the latter, at the price named above in each phase.
+``Coverage._auto_save``
+    Whether it writes a data file when the interpreter ends.
 ``Coverage._inorout``, its ``source_pkgs_unmatched``
     The packages that were to be measured and are not imported yet: coverage.py warns of them at the end.
 """
@@ -40,6 +42,7 @@ class Lines:
     def __init__(self) -> None:
         #: What measures this process; None where nothing does.
         self._coverage: Any = None
+        self._is_inherited = True
         #: What children have sent; None while there is none.
         self._data: Any = None
         #: What is not in there yet: each context is added at once, for that takes its time.
@@ -55,6 +58,10 @@ class Lines:
         if coverage is not self._coverage:
             self.count()
             self._coverage = coverage
+
+    def described(self) -> str | None:
+        """What measures this process, for one that starts clean; None where nothing does."""
+        return None if self._coverage is None else str(self._coverage.config.serialize())
 
     def take(self, covered: Covered) -> None:
         """Keep what a child has sent."""
@@ -89,6 +96,18 @@ class Lines:
 
     # The child's side.
 
+    def begin(self, described: str) -> None:
+        """In a child that started clean, first of all: measure as its parent does."""
+        from coverage import Coverage  # Here: it is the user's, and this child's parent has it.
+
+        begun = _active()
+        if begun is None:
+            Coverage(data_file=None, config_file=f":data:{described}").start()
+        else:
+            begun._auto_save = False  # noqa: SLF001 - it was told to measure every process; here that is us.
+        self.expect()
+        self._is_inherited = False
+
     def divert(self, send: Callable[[Message], None]) -> Callable[[], object]:
         """Right after a fork: what is measured here goes to the parent.
 
@@ -99,8 +118,9 @@ class Lines:
             return lambda: None
         _go_on(coverage)
         collector, inherited = coverage._collector, coverage._data  # noqa: SLF001
-        for lines in collector.data.values():
-            lines.clear()
+        if self._is_inherited:
+            for lines in collector.data.values():
+                lines.clear()
 
         def use(data: Any) -> None:
             coverage._data = data  # noqa: SLF001

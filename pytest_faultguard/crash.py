@@ -147,6 +147,8 @@ class Crash:
     ending: Ending
     #: How long the phase had been running, in seconds.
     duration: Seconds
+    #: How the child was started: ``fork``, ``forkserver`` or ``spawn``.
+    start: str = "fork"
     #: What the native code said about its death, on one line; empty where it said nothing.
     message: str = ""
     #: All threads at the crash or at the deadline.
@@ -186,7 +188,10 @@ class Crash:
     @property
     def cause(self) -> str:
         """The ending in words, on one line: what happened, in which phase, after how long, and why."""
-        where = "at exit" if self.phase == "exit" else f"in {self.phase}"
+        where = f"in {self.phase}"
+        if self.phase == "exit":
+            # A fresh interpreter ends as one does: handlers of atexit, destructors of C++.
+            where = "at interpreter exit" if self.start == "spawn" else "at exit"
         after = f"{where} after {self.duration:.2f} s"
         match self.ending:
             case Signaled(signal=number, core_dumped=core_dumped):

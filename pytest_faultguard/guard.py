@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -24,7 +25,9 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import fork_child
+from pytest_faultguard.process.launch import spawn_child
 from pytest_faultguard.process.meter import Usage
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
@@ -122,10 +125,28 @@ class Guard:
         Raises:
             LaunchError: the child could not be started.
         """
+        self._start(lambda pipes, signals: self._fork(target, pipes, signals))
+
+    def spawn(self, command: Callable[[child_side.Wiring], list[str]], keep: Iterable[int]) -> None:
+        """Start a program as a child, which is to carry out orders as one of :meth:`start` does.
+
+        It inherits its wiring and ``keep`` under their numbers; in it, :func:`process.child.run_spawned` takes over.
+
+        Raises:
+            LaunchError: the child could not be started.
+        """
+
+        def launch(wiring: child_side.Wiring, signals: Signals) -> Child:
+            inherited = [*dataclasses.astuple(wiring), *keep]
+            return spawn_child(command(wiring), inherited, mask=signals.mask)
+
+        self._start(lambda pipes, signals: self._watch_over(launch, pipes, signals))
+
+    def _start(self, bear: Callable[[_Pipes, Signals], object]) -> None:
         with Signals() as signals:
             pipes = _Pipes(for_orders=True).__enter__()
             try:
-                self._fork(target, pipes, signals)
+                bear(pipes, signals)
             except BaseException:
                 pipes.__exit__()
                 raise
@@ -205,16 +226,24 @@ class Guard:
         self._watch = self._pipes = None
 
     def _fork(self, target: Callable[[child_side.Line], object], pipes: _Pipes, signals: Signals) -> Watch:
+        def launch(wiring: child_side.Wiring, signals: Signals) -> Child:
+            line = child_side.line_of(wiring)
+
+            def main() -> None:
+                pipes.close_ours()
+                child_side.run(target, wiring, line)
+
+            return fork_child(main, restore=signals.restore)
+
+        return self._watch_over(launch, pipes, signals)
+
+    def _watch_over(
+        self, launch: Callable[[child_side.Wiring, Signals], Child], pipes: _Pipes, signals: Signals
+    ) -> Watch:
         wiring = child_side.Wiring(*pipes.theirs)
         if self.limits.memory:
             hold(wiring.dump_fd)
-        line = child_side.Line(Sender(wiring.channel_fd, wiring.bell_fd), wiring.stacks_fd, wiring.orders_fd)
-
-        def main() -> None:
-            pipes.close_ours()
-            child_side.run(target, wiring, line)
-
-        child = fork_child(main, restore=signals.restore)
+        child = launch(wiring, signals)
         pipes.close_theirs()
         self._watch = watch = Watch(
             child,

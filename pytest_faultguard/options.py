@@ -97,6 +97,13 @@ def _scope(value: object) -> str:
     return str(value)
 
 
+def _start(value: object) -> str:
+    if value not in STARTS:
+        msg = f"one of {', '.join(STARTS)}"
+        raise _WrongError(msg)
+    return str(value)
+
+
 def _ending(value: object) -> str | int | None:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:  # noqa: PLR2004 - of any process.
         return value
@@ -131,6 +138,8 @@ class Settings:
     limits: Limits
     #: One of :data:`SCOPES`: which tests the child runs.
     scope: str
+    #: One of :data:`STARTS`: how it is started.
+    start: str
     #: How long the end of a child may take that has run several tests.
     end_timeout: Seconds
     #: Whether a crash in a shared child is tried again in one of its own.
@@ -173,6 +182,8 @@ class Argument:
 
 
 SCOPES = ("function", "class", "module", "package", "session")
+#: As in :mod:`multiprocessing`.
+STARTS = ("fork", "spawn")
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument(
@@ -182,6 +193,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         default=SCOPES[0],
         default_of_unmarked=SCOPES[-1],
         parse=_scope,
+        read=str,
+    ),
+    Argument(
+        name="start",
+        metavar="METHOD",
+        help="how the child is started: fork, a copy of pytest's process; or spawn, a fresh interpreter",
+        default=STARTS[0],
+        parse=_start,
         read=str,
     ),
     Argument(
@@ -444,6 +463,7 @@ def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | No
     return Settings(
         limits=limits,
         scope=values["scope"],
+        start=values["start"],
         end_timeout=values["end_timeout"],
         confirm=values["confirm"],
         bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Mapping
 from typing import Any
 from typing import final
 
@@ -39,7 +40,15 @@ class Output:
     records are in its memory always.
     """
 
-    def __init__(self, config: pytest.Config, *, lives_on: bool = False, is_heard: bool = True) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        *,
+        lives_on: bool = False,
+        is_heard: bool = True,
+        fds: Mapping[str, int] | None = None,
+    ) -> None:
+        """Make the files; or in a child that was not forked take over those that are behind ``fds``."""
         self._config = config
         self._is_heard = is_heard
         manager = config.pluginmanager
@@ -54,14 +63,10 @@ class Output:
         self.turns = Turns()
         self._files: dict[str, _File] = {}
         try:
-            if is_heard and not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
-                self.relay = Relay()
-            if self.relay is not None or (is_heard and _is_live(config)):
-                self.turns.begin()
-            names = [] if self._shares_files else ["stdout", "stderr"]
-            names += [] if self._logging is None else ["log"]
-            for name in names:
-                self._files[name] = _File(name)
+            if fds is None:
+                self._make()
+            else:
+                self._take_over(fds)
         except BaseException:
             self.close()
             raise
@@ -71,6 +76,34 @@ class Output:
                 config.stash[_log_key] = _LogStream(self._logging)
             self._log = config.stash[_log_key]
             self._log.file = self._files["log"]
+
+    def _make(self) -> None:
+        if self._is_heard and not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
+            self.relay = Relay()
+        if self.relay is not None or (self._is_heard and _is_live(self._config)):
+            self.turns.begin()
+        names = [] if self._shares_files else ["stdout", "stderr"]
+        names += [] if self._logging is None else ["log"]
+        for name in names:
+            self._files[name] = _File(name)
+
+    def _take_over(self, fds: Mapping[str, int]) -> None:
+        if "relay" in fds:
+            self.relay = Relay((fds["relay"], fds["relay target"]))
+        if "turns" in fds:
+            self.turns.take_over(fds["turns"])
+        for name in ("stdout", "stderr", "log"):
+            if name in fds:
+                self._files[name] = _File(name, fds[name])
+
+    def fds(self) -> dict[str, int]:
+        """What a child needs that is not forked, by what it is for."""
+        fds = {name: file.fd for name, file in self._files.items()}
+        if self.relay is not None:
+            fds["relay"], fds["relay target"] = self.relay.ends
+        if self.turns.are_taken:
+            fds["turns"] = self.turns.fd
+        return fds
 
     def close(self) -> None:
         """Let the files go."""
@@ -185,6 +218,48 @@ class Output:
 
 
 @final
+class Overture:
+    """What a child that starts clean writes until it has begun: it may be why it never does, and else it is of no interest."""
+
+    def __init__(self, fds: tuple[int, int] | None = None) -> None:
+        """Make the files; or in the child take them over."""
+        out, err = (None, None) if fds is None else fds
+        self._files = (_File("first-stdout", out), _File("first-stderr", err))
+
+    def fds(self) -> dict[str, int]:
+        """What the child needs, by what it is for."""
+        return {"first stdout": self._files[0].fd, "first stderr": self._files[1].fd}
+
+    def close(self) -> None:
+        """Let the files go."""
+        for file in self._files:
+            os.close(file.fd)
+
+    def read(self) -> str:
+        """What was written."""
+        return "".join(file.read() for file in self._files)
+
+    # The child's side.
+
+    def begin(self) -> None:
+        """From now on the child writes there."""
+        self._former = [os.dup(fd) if identity(fd) is not None else None for fd in (1, 2)]
+        for fd, file in zip((1, 2), self._files, strict=True):
+            os.dup2(file.fd, fd)
+
+    def end(self, config: pytest.Config) -> None:
+        """From now on it writes where it should; what is captured by now is of no test."""
+        flush_streams()
+        capture = config.pluginmanager.getplugin("capturemanager")
+        if capture is not None and config.getoption("capture") != "no":
+            capture.read_global_capture()
+        for former, file in zip(self._former, self._files, strict=True):
+            if former is not None:
+                _replace(identity(file.fd), former)
+                os.close(former)
+
+
+@final
 class ScoutOutput:
     """What a scout writes, kept from the terminal: pytest will write it when it collects the same."""
 
@@ -268,6 +343,16 @@ class Turns:
         self._fds = os.pipe2(os.O_CLOEXEC)
         self._identity = identity(self._fds[0])
 
+    @property
+    def fd(self) -> int:
+        """What the child needs of it."""
+        return self._fds[0]
+
+    def take_over(self, fd: int) -> None:
+        """In a child that was not forked: there are turns."""
+        self._fds = (fd,)
+        self._identity = identity(fd)
+
     def close(self) -> None:
         """Let the pipe go."""
         for fd in self._fds:
@@ -337,8 +422,8 @@ def _tee(stream: Any, file: _File) -> None:
 class _File:
     """A file without a name that both sides can reach; not one that a test has opened under its number since."""
 
-    def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC)
+    def __init__(self, name: str, fd: int | None = None) -> None:
+        self.fd = os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) if fd is None else fd
         self._identity = identity(self.fd)
 
     def read(self) -> str:

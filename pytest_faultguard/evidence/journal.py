@@ -295,6 +295,11 @@ class Journal(MutableMapping[Hashable, Any]):
             raise ValueError("the journal is closed")
         return self._fd
 
+    @property
+    def limit_bytes(self) -> int:
+        """What another process needs besides the descriptor."""
+        return self._limit
+
     def claim(self) -> None:
         """Make the calling process the writer; RuntimeError if another process already is."""
         self.fileno()

@@ -174,6 +174,17 @@ class Collecting:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Tests that a child did not find which has collected them anew."""
+
+    #: Their places among the session's items.
+    items: tuple[int, ...]
+    #: Why, where there was an error.
+    error: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """An order: run a test."""
 
@@ -181,6 +192,8 @@ class Run:
     item: int
     #: That of the one whose fixtures are to be left standing; None for none.
     nextitem: int | None
+    #: Where the child does not know that one, how many of the test's collectors they have in common.
+    shared: int = 0
     #: How many tests have failed so far, in all processes.
     failed: int
     #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
@@ -202,6 +215,36 @@ class Trim:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """An order: tear down all that is left, and end."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """What a child that starts clean must know to be a part of a pytest session; it finds it in a file."""
+
+    #: pytest's own invocation: the arguments, the plugins by name, and the directory.
+    args: tuple[str, ...]
+    plugins: tuple[str, ...]
+    directory: str
+    argv: tuple[str, ...]
+    #: Where the session is now.
+    current_directory: str
+    #: What the options are now, as far as they have a form here.
+    options: dict[str, Any]
+    #: On a worker of pytest-xdist, what that was told.
+    worker: dict[str, Any] | None
+    #: pytest's base temporary directory; None where there is none.
+    base_temp: str | None
+    #: What the child is to collect, and of that its tests: each one's place among the session's items, and node id.
+    paths: tuple[str, ...]
+    items: tuple[tuple[int, str], ...]
+    #: What coverage.py is to measure, as it says that itself; None where nothing is measured.
+    coverage: str | None
+    memory: int | None
+    journal_bytes: int
+    is_heard: bool
+    #: The descriptors of its files, by what they are for.
+    fds: dict[str, int]
 
 
 @final
@@ -235,12 +278,36 @@ Message: TypeAlias = (
     | Collecting
     | Idle
     | Finished
+    | Missing
+    | Letter
     | Broken
     | Told
     | Order
 )
 
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
+
+
+def write_letter(fd: int, letter: Letter) -> None:
+    """Put a letter into a file."""
+    view = memoryview(_encode(letter))
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_letter(fd: int) -> Letter:
+    """The letter that :func:`write_letter` has put there.
+
+    Raises:
+        ChannelError: it is not whole.
+    """
+    os.lseek(fd, 0, os.SEEK_SET)
+    received = list(Receiver(fd).receive())
+    match received:
+        case [Letter() as letter]:
+            return letter
+    msg = f"{len(received)} messages where a letter should be"
+    raise ChannelError(msg)
 
 
 class ChannelError(FaultguardError):

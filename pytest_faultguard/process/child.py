@@ -5,6 +5,7 @@ Runs after a fork, maybe beside threads that the fork has lost: nothing here tak
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import gc
 import os
@@ -25,6 +26,7 @@ from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.launch import die_with
 from pytest_faultguard.process.launch import leave
 
 #: Set in a child, and inherited by what the test starts.
@@ -56,6 +58,8 @@ class Line:
     sender: Sender
     #: For stacks that the target has faulthandler write on its own account.
     stacks_fd: int
+    #: For a crash's dump, where the target has let others enable faulthandler for themselves.
+    dump_fd: int
     #: For :class:`Orders`; None where the child was born for one thing.
     orders_fd: int | None = None
 
@@ -120,14 +124,32 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         if not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()
-        _leave_terminal()
-        faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
-        os.register_at_fork(after_in_child=lambda: _disown(wiring))
-        os.environ[ENVIRONMENT_VARIABLE] = "1"
+        _arm(wiring)
         status = _outcome(target, line)
     finally:
         flush_streams()
         leave(status)
+
+
+def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int) -> int:
+    """As :func:`run`, in a program of its own: returns the exit code with which the interpreter is to end, and does not leave."""
+    die_with(parent)
+    for fd in dataclasses.astuple(wiring):
+        os.set_inheritable(fd, False)
+    _arm(wiring)
+    return _outcome(target, line_of(wiring))
+
+
+def line_of(wiring: Wiring) -> Line:
+    """What a target is given."""
+    return Line(Sender(wiring.channel_fd, wiring.bell_fd), wiring.stacks_fd, wiring.dump_fd, wiring.orders_fd)
+
+
+def _arm(wiring: Wiring) -> None:
+    _leave_terminal()
+    faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
+    os.register_at_fork(after_in_child=lambda: _disown(wiring))
+    os.environ[ENVIRONMENT_VARIABLE] = "1"
 
 
 def _outcome(target: Callable[[Line], object], line: Line) -> int:

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 from typing import final
@@ -56,6 +57,33 @@ def fork_child(main: Callable[[], object], *, restore: Callable[[], object]) -> 
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
+def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) -> Child:
+    """Start a program, with ``mask`` as its signal mask, which inherits these descriptors under their numbers.
+
+    Its first step is to call :func:`die_with`. To be called as :func:`fork_child`; threads do not matter here, for nothing
+    of this process runs in the new one (``posix_spawn(3)``).
+
+    Raises:
+        LaunchError: no process or no descriptor could be had.
+    """
+    started_at = time.monotonic()
+    # To its own number: that lets a descriptor through which closes at exec.
+    actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+    try:
+        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask=mask)
+    except OSError as error:
+        msg = f"cannot start {command[0]}: {error}"
+        raise LaunchError(msg) from error
+    return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
+
+
+def die_with(parent: int) -> None:
+    """In a child: end when that process does, which has started it."""
+    signals.set_parent_death_signal(signal.SIGKILL)
+    if os.getppid() != parent:
+        leave(1)  # It died before the line above: no signal will come.
+
+
 def _fork() -> int:
     with warnings.catch_warnings():
         # CPython 3.12 warns about every fork beside threads (execnet's receiver is one); the user did not fork.
@@ -89,9 +117,7 @@ def _be_child(
 ) -> NoReturn:
     try:
         os.setpgid(0, 0)
-        signals.set_parent_death_signal(signal.SIGKILL)
-        if os.getppid() != parent:
-            leave(1)  # It died before the line above: no signal will come.
+        die_with(parent)
         if random_state is not None:
             # CPython reseeds `random` in every fork; a test must see the numbers that it would see without one.
             sys.modules["random"].setstate(random_state)

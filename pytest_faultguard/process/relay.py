@@ -26,7 +26,12 @@ class Relay:
     What Python writes there goes straight on, so that its order with stdout stays.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends: tuple[int, int] | None = None) -> None:
+        """Make one; or in a child that was not forked take over its :attr:`ends`."""
+        self._kept = bytearray()
+        if ends is not None:
+            self._reading, (self._writing, self._target) = -1, ends
+            return
         self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
         try:
             self._target = moved_up(os.dup(_STDERR))
@@ -35,12 +40,16 @@ class Relay:
             os.close(self._writing)
             raise
         os.set_blocking(self._reading, False)
-        self._kept = bytearray()
 
     def close(self) -> None:
         """Let the descriptors go."""
         for fd in (self._reading, self._writing, self._target):
             os.close(fd)
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """What a child needs of it: where it writes, and where that goes without a guard."""
+        return self._writing, self._target
 
     @property
     def fd(self) -> int:

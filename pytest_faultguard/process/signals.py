@@ -172,6 +172,11 @@ class Signals:
         for former in self._former.values():
             former.restore()
 
+    @property
+    def mask(self) -> Mask:
+        """What was blocked before."""
+        return self._mask
+
     def wake(self) -> None:
         """Make :attr:`fd` readable; safe in a signal handler."""
         os.eventfd_write(self.fd, 1)

@@ -2,6 +2,10 @@
 
 The only package that uses private pytest API; checked on pytest 8.0 to 9.2:
 
+``_pytest.config._prepareconfig``, ``Config._do_configure``
+    In a child that starts clean, what ``pytest.main`` does before it runs a session: its hook would run a whole one.
+``TempPathFactory._basetemp``, ``Item._nodeid``
+    There, the session's base directory, and the node ids that pytest-xdist has changed.
 ``_pytest.runner.runtestprotocol``
     Runs the three phases of an item. The public hook ``pytest_runtest_protocol`` would run us again.
 ``_pytest.runner.check_interactive_exception``

@@ -6,6 +6,7 @@ import faulthandler
 import shlex
 import time
 from collections.abc import Generator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import ExitStack
 from contextlib import contextmanager
@@ -30,14 +31,18 @@ from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Output
+from pytest_faultguard.output import Overture
 from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.meter import Before
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
+from pytest_faultguard.protocol import births
 from pytest_faultguard.protocol import inside
 from pytest_faultguard.protocol.phases import faulthandler_timeout
 from pytest_faultguard.session import interactor_of
@@ -55,7 +60,7 @@ _TRIAL_LIMITS = Limits(timeout=60.0)
 #: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
 _LEAST_GRACE: Seconds = 0.1
 #: What items have in common that share a child: the node of their scope, and what must be equal for all.
-_Key: TypeAlias = tuple[pytest.Collector, int, "int | None"]
+_Key: TypeAlias = tuple[pytest.Collector, str, int, "int | None"]
 
 
 class Runs(Protocol):
@@ -88,16 +93,28 @@ class Child:
     """The parent's part in the life of one child, which runs one item or the items of a scope."""
 
     def __init__(
-        self, config: pytest.Config, limits: Limits, node: pytest.Collector | None = None, *, is_heard: bool = True
+        self,
+        config: pytest.Config,
+        limits: Limits,
+        node: pytest.Collector | None,
+        start: str,
+        items: Mapping[int, pytest.Item],
+        *,
+        is_heard: bool = True,
     ) -> None:
-        memory.check(limits.memory)
         self._config = config
+        self._start_method = start
+        self._is_heard = is_heard
+        #: What it may be ordered to run, by place among the session's items.
+        self._items = items
         self._is_closed = False
+        if self._is_forked:
+            memory.check(limits.memory)
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
         self.journal = Journal.create(limits.data_bytes)
         try:
-            self.output = Output(config, lives_on=node is not None, is_heard=is_heard)
+            self.output = Output(config, lives_on=node is not None or not self._is_forked, is_heard=is_heard)
         except OSError as error:
             self.journal.close()
             msg = f"no descriptor for the output of a child: {error}"
@@ -105,7 +122,12 @@ class Child:
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
         self._sweep = Sweep(self.guard.kill)
         #: The fixtures that this process had set up at its birth, by identity.
-        self.inherited = frozenset(config.stash[session_key].alive) if node is not None else frozenset()
+        self.inherited: frozenset[int] = frozenset()
+        if node is not None and self._is_forked:
+            self.inherited = frozenset(config.stash[session_key].alive)
+        #: The places of the items that it did not find, and why.
+        self.missing: frozenset[int] = frozenset()
+        self.errors = ""
         #: The item that it runs, or ran last.
         self.item: Runs | None = None
         #: The places of the items that it has run.
@@ -135,8 +157,26 @@ class Child:
         self.close()
 
     def start(self, session: pytest.Session) -> None:
-        """Have it wait for orders."""
-        self.guard.start(lambda line: inside.live(session, line, self._outfit()))
+        """Have it wait for orders.
+
+        Raises:
+            LaunchError: it has not begun.
+        """
+        if self._is_forked:
+            self.guard.start(lambda line: inside.live(session, line, self._outfit()))
+            return
+        overture = Overture()
+        try:
+            fds = {**self.output.fds(), **overture.fds()}
+            remains = births.spawn(session, self._items, self.guard, self.journal, fds, is_heard=self._is_heard)
+            if remains is not None:
+                raise births.failure(remains, self.errors, overture)
+        finally:
+            overture.close()
+
+    @property
+    def _is_forked(self) -> bool:
+        return self._start_method == "fork"
 
     def _outfit(self) -> inside.Outfit:
         """In the child: what is its own; the rest is forgotten."""
@@ -146,6 +186,7 @@ class Child:
             output=self.output,
             memory=self.guard.limits.memory,
             lives_on=self.node is not None,
+            items=self._items,
         )
 
     def run(self, item: Runs, place: int | None, nextplace: int | None) -> Remains | None:
@@ -153,9 +194,11 @@ class Child:
         self.item, attempt = item, item.attempt
         if self.node is None:
             with self._guarding(item):
-                return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
+                if self._is_forked:
+                    return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
+                return self._run_spawned(item, place)
         assert place is not None
-        order = Run(item=place, nextitem=nextplace, failed=item.item.session.testsfailed, attempt=attempt)
+        order = self.order(place, nextplace, attempt=attempt)
         given = None if self.has_begun(place) else order
         ahead = None if attempt else self._config.stash[children_key].order_ahead(self, place, nextplace)
         self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
@@ -166,6 +209,40 @@ class Child:
         if self.is_astray:
             self._sweep.begin()
         return remains
+
+    def _run_spawned(self, item: Runs, place: int | None) -> Remains:
+        """In an interpreter of its own: run it, and end."""
+        assert place is not None
+        try:
+            self.start(item.item.session)
+            self.check_found(place)
+            item.phase_started_at = time.monotonic()
+            remains = self.guard.give(self.order(place, None, attempt=item.attempt), item.settings.limits)
+            return self.guard.end(self._limits_of_end(item)) if remains is None else remains
+        finally:
+            if not self.guard.is_buried:
+                self.guard.end_now()
+
+    def check_found(self, place: int | None) -> None:
+        """
+        Raises:
+            LaunchError: it did not find that item when it collected its own.
+        """
+        if place in self.missing:
+            msg = (
+                f"{self._items[place].nodeid} was not found in a fresh interpreter (start={self._start_method!r}): "
+                f"a test must have the same id each time that it is collected\n{self.errors}"
+            )
+            raise LaunchError(msg.rstrip())
+
+    def order(self, place: int, nextplace: int | None, *, attempt: int = 0, ahead: bool = False) -> Run:
+        """To run an item, and then to leave standing what the next one needs."""
+        item, shared = self._items[place], 0
+        if nextplace is not None and nextplace not in self._items:
+            both = zip(item.listchain(), item.session.items[nextplace].listchain(), strict=False)
+            shared = sum(one is other for one, other in both)
+        failed = item.session.testsfailed
+        return Run(item=place, nextitem=nextplace, shared=shared, failed=failed, attempt=attempt, ahead=ahead)
 
     def has_begun(self, place: int) -> bool:
         """Whether it runs the item at that place already."""
@@ -231,7 +308,12 @@ class Child:
             session.guarding = None
 
     def _take(self, message: Message) -> None:
-        if self.item is not None:
+        match message:
+            case Missing(items=items, error=error):
+                self.missing, self.errors = frozenset(items), error
+            case Broken(text=text) if self.item is None:
+                self.errors = text
+        if self.item is not None and not isinstance(message, Missing):
             self.item.take(message)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
@@ -251,6 +333,7 @@ class Children:
         self._refused: FaultguardError | None = None
         self._trials_left = _TRIALS
         self._places: dict[pytest.Item, int] = {}
+        self._items: dict[int, pytest.Item] = {}
         self._keys: dict[pytest.Item, _Key | None] = {}
         manager = session.config.pluginmanager
         session.config.stash[inside.outermost_key] = inside.Outermost(manager, self._prepare, self._end_unneeded)
@@ -262,6 +345,13 @@ class Children:
         if not self._places:
             self._places = {one: place for place, one in enumerate(self._session.items)}
         return self._places.get(item)
+
+    @property
+    def items(self) -> Mapping[int, pytest.Item]:
+        """Those of the session, by place."""
+        if not self._items:
+            self._items = dict(enumerate(self._session.items))
+        return self._items
 
     def _prepare(self, item: pytest.Item) -> None:
         """Before an item's protocol: have the child that it shares with others.
@@ -287,7 +377,7 @@ class Children:
         prepare_fork(item.config)
         item.config.stash[session_key].lines.expect()
         try:
-            self._living[key] = child = Child(item.config, settings_of(item).limits, key[0])
+            self._living[key] = child = self._child(item, key[0])
             try:
                 child.start(self._session)
             except BaseException:
@@ -308,10 +398,23 @@ class Children:
         """
         if self._refused is not None:
             raise self._refused
-        child = self._child_of(item)
+        child, place = self._child_of(item), self.place_of(item)
         if child is not None:
+            child.check_found(place)
             return child
-        return Child(item.config, settings_of(item).limits)
+        return self._child(item, None)
+
+    def _child(self, item: pytest.Item, node: pytest.Collector | None) -> Child:
+        """A new one, for an item and those behind it that share it."""
+        settings, place = settings_of(item), self.place_of(item)
+        if settings.start == "fork":
+            items = self.items
+        elif node is None:
+            items = {} if place is None else {place: item}
+        else:
+            key = self._key(item)
+            items = {one: other for one, other in self.items.items() if one >= (place or 0) and self._key(other) == key}
+        return Child(item.config, settings.limits, node, settings.start, items)
 
     def order_ahead(self, child: Child, place: int, nextplace: int | None) -> Run | None:
         """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
@@ -331,7 +434,7 @@ class Children:
             return None
         following = items[nextplace + 1] if nextplace + 1 < len(items) else None
         stays = following is not None and child.node in following.listchain()
-        return Run(item=nextplace, nextitem=nextplace + 1 if stays else None, failed=session.testsfailed, ahead=True)
+        return child.order(nextplace, nextplace + 1 if stays else None, ahead=True)
 
     def explained(self, crash: Crash, child: Child, settings: Settings) -> Crash:
         """A crash with the answer to whose fault it was, where other items had run in the same child."""
@@ -386,7 +489,9 @@ class Children:
             JournalError, LaunchError: there is no child to be had.
         """
         items, places = self._session.items, [*before, place]
-        child = Child(self._session.config, settings_of(items[place]).limits, self._session, is_heard=False)
+        settings = settings_of(items[place])
+        wanted = self.items if settings.start == "fork" else {one: items[one] for one in places}
+        child = Child(self._session.config, settings.limits, self._session, settings.start, wanted, is_heard=False)
         try:
             child.start(self._session)
             for one, following in zip(places, [*places[1:], None], strict=True):
@@ -453,7 +558,7 @@ def _key_of(item: pytest.Item) -> _Key | None:
         # What one attempt leaves in memory is not to reach the next one.
         return None
     node = _scope_node(item, settings.scope)
-    return None if node is None else (node, settings.limits.data_bytes, settings.limits.memory)
+    return None if node is None else (node, settings.start, settings.limits.data_bytes, settings.limits.memory)
 
 
 def _scope_node(item: pytest.Item, scope: str) -> pytest.Collector | None:

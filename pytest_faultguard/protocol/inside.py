@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from typing import NoReturn
+from typing import cast
 from typing import final
 
 import pytest
@@ -82,6 +83,8 @@ class Outfit:
     memory: int | None
     #: Whether it takes orders, and may run several items.
     lives_on: bool
+    #: What it may be ordered to run, by place among the session's items.
+    items: Mapping[int, pytest.Item]
 
 
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
@@ -102,13 +105,22 @@ def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int) -> None
     inside.obey(run)
 
 
-def live(session: pytest.Session, line: Line, outfit: Outfit) -> None:
-    """Carry out orders until one is to leave."""
+def live(session: pytest.Session, line: Line, outfit: Outfit, end: Callable[[], object] | None = None) -> None:
+    """Carry out orders until one is to leave; a child that began by itself says that it has, and has an end."""
     inside = Inside(session, line, outfit)
     session.config.stash[inside_key] = inside
     assert line.orders_fd is not None
     orders = Orders(line.orders_fd)
-    inside.obey(lambda: inside.carry_out(orders))
+    if end is None:
+        inside.obey(lambda: inside.carry_out(orders))
+        return
+    line.sender.ring(Idle())
+
+    def run() -> None:
+        inside.carry_out(orders)
+        end()
+
+    inside.obey(run)
 
 
 class Inside:
@@ -120,9 +132,11 @@ class Inside:
         known.guarding = None
         if known.status is not None:
             known.status.close()
+        config.stash[outermost_key].enter()
         _disown(session, known, lives_on=outfit.lives_on)
         outfit.output.arm()
         self._session = session
+        self._items = outfit.items
         self._config = config
         self._line = line
         self._journal = outfit.journal
@@ -181,7 +195,7 @@ class Inside:
 
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
-        items, session = self._session.items, self._session
+        items, session = self._items, self._session
         goes_on = False
         while True:
             unhealthy = ""
@@ -192,12 +206,13 @@ class Inside:
             match order:
                 case Run(ahead=True) if not goes_on:
                     continue  # It will be given again, when what has happened is known.
-                case Run(item=place, nextitem=following, failed=failed, attempt=attempt):
-                    session.testsfailed, self._attempt = failed, attempt
-                    nextitem = None if following is None else items[following]
-                    self._config.hook.pytest_runtest_protocol(item=items[place], nextitem=nextitem)
+                case Run(item=place, failed=failed):
+                    item = items[place]
+                    session.testsfailed, self._attempt = failed, order.attempt
+                    nextitem = self._kept_for(item, order.nextitem, order.shared)
+                    self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
                     goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
-                    unhealthy = _health_of(items[place])
+                    unhealthy = _health_of(item)
                 case Trim(nextitem=following):
                     goes_on = False
                     self._tear_down_late(items[following])
@@ -217,6 +232,13 @@ class Inside:
                     unhealthy=unhealthy,
                 )
             )
+
+    def _kept_for(self, item: pytest.Item, following: int | None, shared: int) -> pytest.Item | None:
+        """What pytest is given as the next item: that decides which fixtures it leaves standing."""
+        if following is not None and following in self._items:
+            return self._items[following]
+        # An item of another process: any node has what is asked of it, and their last common one asks for the same.
+        return cast("pytest.Item", item.listchain()[shared - 1]) if shared else None
 
     def run(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         """Run the protocol of an item, within what other plugins' hooks do around it."""
@@ -377,8 +399,8 @@ class Outermost:
     def __init__(
         self,
         manager: pytest.PytestPluginManager,
-        before: Callable[[pytest.Item], object],
-        after: Callable[[pytest.Item | None], object],
+        before: Callable[[pytest.Item], object] = lambda _: None,
+        after: Callable[[pytest.Item | None], object] = lambda _: None,
     ) -> None:
         self._manager = manager
         #: In the parent, around the protocol of each item: before it, and then with the next one.
@@ -391,6 +413,10 @@ class Outermost:
         for kind in _REPORTED_KINDS:
             issubclass(kind, os.PathLike)
         self.stand_by()
+
+    def enter(self) -> None:
+        """In a child: it has none itself."""
+        self._before = self._after = lambda _: None
 
     def stand_by(self) -> None:
         """In the parent, before each fork: be the last one."""
@@ -411,8 +437,6 @@ class Outermost:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         """In the parent: children begin and end outside of all that belongs to an item."""
-        if self.reporter is not None:
-            return (yield)
         self._before(item)
         done = yield
         self._after(nextitem)

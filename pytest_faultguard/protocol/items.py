@@ -418,13 +418,21 @@ class GuardedItem:
             phase=self._phase(),
             ending=ending,
             duration=max(0.0, remains.ended_at - self.phase_started_at),
+            start=self.settings.start,
             message=message,
             stacks=dumped.stacks,
             dump=dump,
             rescued=rescued,
             leaked=remains.leaked,
-            gaps=(*_missing_stack(ending, dump, remains.gaps), *remains.gaps, *output.gaps(self.item), *data_gaps),
+            gaps=(*self._missing_stack(ending, dump, remains), *remains.gaps, *output.gaps(self.item), *data_gaps),
         )
+
+    def _missing_stack(self, ending: Ending, dump: str, remains: Remains) -> tuple[str, ...]:
+        if dump or any(gap.startswith("stacks:") for gap in remains.gaps):
+            return ()
+        if self._phase() == "exit" and self.settings.start == "spawn":
+            return ("stack: the interpreter had ended, and with it faulthandler",)
+        return _missing_stack(ending)
 
     def _ending(self, remains: Remains) -> Ending | None:
         ending = remains.ending
@@ -643,9 +651,7 @@ def _is_same(cached: Any, value: object) -> bool:
         return False
 
 
-def _missing_stack(ending: Ending, dump: str, gaps: tuple[str, ...]) -> tuple[str, ...]:
-    if dump or any(gap.startswith("stacks:") for gap in gaps):
-        return ()
+def _missing_stack(ending: Ending) -> tuple[str, ...]:
     match ending:
         case Signaled(signal=number) | Starved(signal=number) if number in _DUMPED:
             return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)

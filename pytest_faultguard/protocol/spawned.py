@@ -1,0 +1,158 @@
+"""The child's side, where the child is a fresh interpreter: it becomes a part of the session, and takes orders then."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from _pytest.config import _prepareconfig
+
+from pytest_faultguard import session as sessions
+from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.evidence.journal import Journal
+from pytest_faultguard.output import Output
+from pytest_faultguard.output import Overture
+from pytest_faultguard.process.channel import Letter
+from pytest_faultguard.process.channel import Missing
+from pytest_faultguard.process.channel import read_letter
+from pytest_faultguard.process.child import Line
+from pytest_faultguard.process.child import Wiring
+from pytest_faultguard.process.child import run_spawned
+from pytest_faultguard.protocol import inside
+
+#: Options of pytest and of plugins that the session's own process answers: no report, no file and no process comes of
+#: them here. What is not there stays so.
+_PARENTS: dict[str, object] = {
+    "cacheclear": False,
+    "clean_alluredir": False,
+    "dist": "no",
+    "distload": False,
+    "failedfirst": False,
+    "faultguard_collect": False,
+    "htmlpath": None,
+    "lf": False,
+    "log_file_mode": "a",
+    "looponfail": False,
+    "maxprocesses": None,
+    "newfirst": False,
+    "no_cov": True,
+    "numprocesses": None,
+    "report_log": None,
+    "stepwise": False,
+    "stepwise_skip": False,
+    "tx": [],
+    "usepdb": False,
+}
+
+
+def main(parent: int, letter_fd: int, *wiring: int) -> int:
+    """The whole program; returns the exit code with which the interpreter is to end."""
+    letter = read_letter(letter_fd)
+    os.close(letter_fd)
+    return run_spawned(lambda line: _live(line, letter), Wiring(*wiring), parent)
+
+
+def _live(line: Line, letter: Letter) -> None:
+    fds = letter.fds
+    for fd in fds.values():
+        os.set_inheritable(fd, False)
+    overture = Overture((fds["first stdout"], fds["first stderr"]))
+    overture.begin()
+    journal = Journal(fds["journal"], letter.journal_bytes)
+    config = _config(letter)
+    session = _begun(config, letter)
+    # pytest has enabled faulthandler for itself.
+    faultdump.arm(line.dump_fd, line.stacks_fd)
+    places = _places(session, letter, line)
+    os.chdir(letter.current_directory)
+    output = Output(config, lives_on=True, is_heard=letter.is_heard, fds=fds)
+    overture.end(config)
+    outfit = inside.Outfit(journal=journal, output=output, memory=letter.memory, lives_on=True, items=places)
+    inside.live(session, line, outfit, lambda: _end(session))
+
+
+def _config(letter: Letter) -> pytest.Config:
+    os.chdir(letter.directory)
+    sys.argv[:] = letter.argv
+    lines = sessions.Session().lines
+    if letter.coverage is not None:
+        lines.begin(letter.coverage)
+    # pytest-cov would begin to measure while it reads its options, and erase what the session has.
+    args = ["--no-cov", *letter.args] if "no_cov" in letter.options else list(letter.args)
+    config = _prepareconfig(args, list(letter.plugins))
+    for name, value in {**letter.options, **_PARENTS}.items():
+        if hasattr(config.option, name):
+            setattr(config.option, name, value)
+    if letter.worker is not None:
+        worker: Any = config
+        worker.workerinput, worker.workeroutput = letter.worker, {}
+    config.stash[inside.outermost_key] = inside.Outermost(config.pluginmanager)
+    config._do_configure()
+    config.stash[sessions.session_key].lines = lines
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is not None and letter.base_temp is not None:
+        factory._basetemp = type(config.rootpath)(letter.base_temp)
+    return config
+
+
+def _begun(config: pytest.Config, letter: Letter) -> pytest.Session:
+    session = pytest.Session.from_config(config)
+    config.hook.pytest_sessionstart(session=session)
+    config.args = list(letter.paths)
+    return session
+
+
+class _Found:
+    """Hears of what is collected and then left out, and of what cannot be collected."""
+
+    def __init__(self) -> None:
+        self.left_out: list[pytest.Item] = []
+        self.errors: list[str] = []
+
+    def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
+        self.left_out.extend(items)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.errors.append(f"{report.nodeid}: {report.longreprtext}")
+
+
+def _places(session: pytest.Session, letter: Letter, line: Line) -> dict[int, pytest.Item]:
+    """Collect; the items by their places among those of the parent."""
+    found = _Found()
+    session.config.pluginmanager.register(found)
+    try:
+        session.config.hook.pytest_collection(session=session)
+    except pytest.UsageError as error:
+        found.errors.append(str(error))
+    session.config.pluginmanager.unregister(found)
+    # Which tests run is for the parent to say, which has its reasons: a cache, a random choice.
+    by_id = defaultdict[str, list[pytest.Item]](list)
+    for item in reversed([*session.items, *found.left_out]):
+        by_id[item.nodeid].append(item)
+    places = dict[int, pytest.Item]()
+    for place, nodeid in letter.items:
+        # pytest-xdist adds the group of a test to its node id.
+        known = by_id.get(nodeid) or by_id.get(nodeid.rpartition("@")[0])
+        if known:
+            places[place] = item = known.pop()
+            if item.nodeid != nodeid:
+                vars(item)["_nodeid"] = nodeid
+    session.items = list(places.values())
+    sessions.resolve(session.config, session.items)
+    missing = tuple(place for place, _ in letter.items if place not in places)
+    if missing:
+        line.sender.send(Missing(items=missing, error="\n\n".join(found.errors)))
+    return places
+
+
+def _end(session: pytest.Session) -> None:
+    """What conftest files have begun for the session they end; reports are the parent's."""
+    manager = session.config.pluginmanager
+    others = [one for name, one in manager.list_name_plugin() if not name.endswith("conftest.py")]
+    manager.subset_hook_caller("pytest_sessionfinish", others)(session=session, exitstatus=pytest.ExitCode.OK)
+    manager.subset_hook_caller("pytest_unconfigure", others)(config=session.config)
