@@ -42,7 +42,8 @@ class Lines:
     def __init__(self) -> None:
         #: What measures this process; None where nothing does.
         self._coverage: Any = None
-        self._is_inherited = True
+        #: Which process began to measure for itself, and has inherited nothing; 0 where that was pytest's own.
+        self._began_in = 0
         #: What children have sent; None while there is none.
         self._data: Any = None
         #: What is not in there yet: each context is added at once, for that takes its time.
@@ -106,7 +107,7 @@ class Lines:
         else:
             begun._auto_save = False  # noqa: SLF001 - it was told to measure every process; here that is us.
         self.expect()
-        self._is_inherited = False
+        self._began_in = os.getpid()
 
     def divert(self, send: Callable[[Message], None]) -> Callable[[], object]:
         """Right after a fork: what is measured here goes to the parent.
@@ -118,7 +119,7 @@ class Lines:
             return lambda: None
         _go_on(coverage)
         collector, inherited = coverage._collector, coverage._data  # noqa: SLF001
-        if self._is_inherited:
+        if self._began_in != os.getpid():
             for lines in collector.data.values():
                 lines.clear()
 

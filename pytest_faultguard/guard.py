@@ -26,6 +26,7 @@ from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.launch import adopt_child
 from pytest_faultguard.process.launch import fork_child
 from pytest_faultguard.process.launch import spawn_child
 from pytest_faultguard.process.meter import Usage
@@ -141,6 +142,20 @@ class Guard:
             return spawn_child(command(wiring), inherited, mask=signals.mask)
 
         self._start(lambda pipes, signals: self._watch_over(launch, pipes, signals))
+
+    def adopt(self, request: Callable[[child_side.Wiring], int]) -> None:
+        """As :meth:`spawn`, with a child that another process of ours forks: ``request`` asks for it, and returns its number.
+
+        In it, :func:`process.child.run_adopted` takes over.
+
+        Raises:
+            LaunchError: the child could not be had.
+        """
+        self._start(
+            lambda pipes, signals: self._watch_over(
+                lambda wiring, _: adopt_child(lambda: request(wiring)), pipes, signals
+            )
+        )
 
     def _start(self, bear: Callable[[_Pipes, Signals], object]) -> None:
         with Signals() as signals:

@@ -183,7 +183,7 @@ class Argument:
 
 SCOPES = ("function", "class", "module", "package", "session")
 #: As in :mod:`multiprocessing`.
-STARTS = ("fork", "spawn")
+STARTS = ("fork", "forkserver", "spawn")
 
 ARGUMENTS: tuple[Argument, ...] = (
     Argument(
@@ -198,7 +198,8 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         name="start",
         metavar="METHOD",
-        help="how the child is started: fork, a copy of pytest's process; or spawn, a fresh interpreter",
+        help="how the child is started: fork, a copy of pytest's process; spawn, a fresh interpreter; or forkserver, a copy of one "
+        "that has loaded plugins, conftest files and, where that starts no thread, test modules",
         default=STARTS[0],
         parse=_start,
         read=str,

@@ -225,6 +225,7 @@ class Overture:
         """Make the files; or in the child take them over."""
         out, err = (None, None) if fds is None else fds
         self._files = (_File("first-stdout", out), _File("first-stderr", err))
+        self._former: list[int | None] = []
 
     def fds(self) -> dict[str, int]:
         """What the child needs, by what it is for."""
@@ -241,11 +242,14 @@ class Overture:
 
     # The child's side.
 
-    def begin(self) -> None:
-        """From now on the child writes there."""
+    @classmethod
+    def taken_over(cls, fds: Mapping[str, int]) -> Overture:
+        """In the child: what it writes from now on goes there."""
+        self = cls((fds["first stdout"], fds["first stderr"]))
         self._former = [os.dup(fd) if identity(fd) is not None else None for fd in (1, 2)]
         for fd, file in zip((1, 2), self._files, strict=True):
             os.dup2(file.fd, fd)
+        return self
 
     def end(self, config: pytest.Config) -> None:
         """From now on it writes where it should; what is captured by now is of no test."""

@@ -220,26 +220,35 @@ class Leave:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """What a child that starts clean must know to be a part of a pytest session; it finds it in a file."""
+    """What a fresh interpreter must know to be a part of a pytest session; it finds it in a file."""
 
     #: pytest's own invocation: the arguments, the plugins by name, and the directory.
     args: tuple[str, ...]
     plugins: tuple[str, ...]
     directory: str
     argv: tuple[str, ...]
-    #: Where the session is now.
-    current_directory: str
     #: What the options are now, as far as they have a form here.
     options: dict[str, Any]
     #: On a worker of pytest-xdist, what that was told.
     worker: dict[str, Any] | None
     #: pytest's base temporary directory; None where there is none.
     base_temp: str | None
-    #: What the child is to collect, and of that its tests: each one's place among the session's items, and node id.
-    paths: tuple[str, ...]
-    items: tuple[tuple[int, str], ...]
     #: What coverage.py is to measure, as it says that itself; None where nothing is measured.
     coverage: str | None
+    #: What its children may have to collect; empty for one that has none.
+    paths: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charge:
+    """What a child must know that has inherited nothing of its own from its guard; it finds it in a file as well."""
+
+    #: What it is to collect, and of that its tests: each one's place among the session's items, and node id.
+    paths: tuple[str, ...]
+    items: tuple[tuple[int, str], ...]
+    #: Where the session is now.
+    directory: str
     memory: int | None
     journal_bytes: int
     is_heard: bool
@@ -280,6 +289,7 @@ Message: TypeAlias = (
     | Finished
     | Missing
     | Letter
+    | Charge
     | Broken
     | Told
     | Order
@@ -288,26 +298,27 @@ Message: TypeAlias = (
 _KINDS: Mapping[str, type[Message]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
-def write_letter(fd: int, letter: Letter) -> None:
-    """Put a letter into a file."""
-    view = memoryview(_encode(letter))
+def write(fd: int, *messages: Message) -> None:
+    """Put messages into a file."""
+    view = memoryview(b"".join(map(_encode, messages)))
     while view:
         view = view[os.write(fd, view) :]
 
 
-def read_letter(fd: int) -> Letter:
-    """The letter that :func:`write_letter` has put there.
+def read(fd: int) -> list[Message]:
+    """The messages that :func:`write` has put there; closes the file.
 
     Raises:
-        ChannelError: it is not whole.
+        ChannelError: these bytes are not ours.
     """
     os.lseek(fd, 0, os.SEEK_SET)
-    received = list(Receiver(fd).receive())
-    match received:
-        case [Letter() as letter]:
-            return letter
-    msg = f"{len(received)} messages where a letter should be"
-    raise ChannelError(msg)
+    try:
+        receiver, messages = Receiver(fd), list[Message]()
+        while not receiver.closed:
+            messages += receiver.receive()
+        return messages
+    finally:
+        os.close(fd)
 
 
 class ChannelError(FaultguardError):

@@ -26,6 +26,7 @@ from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.launch import be_adopted
 from pytest_faultguard.process.launch import die_with
 from pytest_faultguard.process.launch import leave
 
@@ -131,13 +132,28 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         leave(status)
 
 
-def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int) -> int:
-    """As :func:`run`, in a program of its own: returns the exit code with which the interpreter is to end, and does not leave."""
+def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *, is_server: bool = False) -> int:
+    """As :func:`run`, in a program of its own: returns the exit code with which the interpreter is to end.
+
+    What a server forks is ours, and not a test's.
+    """
     die_with(parent)
     for fd in dataclasses.astuple(wiring):
         os.set_inheritable(fd, False)
-    _arm(wiring)
+    _arm(wiring, is_server=is_server)
     return _outcome(target, line_of(wiring))
+
+
+def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int) -> NoReturn:
+    """As :func:`run`, in a child that a server has forked for ``parent``."""
+    status = 1
+    try:
+        be_adopted(parent)
+        _arm(wiring)
+        status = _outcome(target, line_of(wiring))
+    finally:
+        flush_streams()
+        leave(status)
 
 
 def line_of(wiring: Wiring) -> Line:
@@ -145,10 +161,11 @@ def line_of(wiring: Wiring) -> Line:
     return Line(Sender(wiring.channel_fd, wiring.bell_fd), wiring.stacks_fd, wiring.dump_fd, wiring.orders_fd)
 
 
-def _arm(wiring: Wiring) -> None:
+def _arm(wiring: Wiring, *, is_server: bool = False) -> None:
     _leave_terminal()
     faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
-    os.register_at_fork(after_in_child=lambda: _disown(wiring))
+    if not is_server:
+        os.register_at_fork(after_in_child=lambda: _disown(wiring))
     os.environ[ENVIRONMENT_VARIABLE] = "1"
 
 

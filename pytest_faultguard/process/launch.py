@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -75,6 +76,70 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
         msg = f"cannot start {command[0]}: {error}"
         raise LaunchError(msg) from error
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
+
+
+def adopt_child(request: Callable[[], int]) -> Child:
+    """Have a process of ours fork a child whose own parent ends at once: it becomes ours (``PR_SET_CHILD_SUBREAPER``).
+
+    ``request`` returns its number when that has happened, or raises LaunchError. To be called as :func:`fork_child`.
+    The child's first step is :func:`be_adopted`.
+
+    Raises:
+        LaunchError: no process or no descriptor could be had.
+    """
+    started_at = time.monotonic()
+    # For a moment only: whatever else loses its parent meanwhile below us would be ours as well.
+    former = signals.set_subreaper(1)
+    try:
+        pid = request()
+    finally:
+        signals.set_subreaper(former)
+    return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
+
+
+def be_adopted(parent: int) -> None:
+    """In a child of :func:`adopt_child`: wait for its own parent to end, and then end with its new one."""
+    own = os.getppid()
+    if own != parent:
+        try:
+            pidfd = os.pidfd_open(own)
+        except ProcessLookupError:
+            pass  # It has.
+        else:
+            # The kernel gives a process to its new parent before it tells that the old one has ended.
+            ended = select.poll()
+            ended.register(pidfd, select.POLLIN)
+            ended.poll()
+            os.close(pidfd)
+    os.setpgid(0, 0)
+    die_with(parent)
+
+
+def fork_for_adoption(child: Callable[[], NoReturn]) -> int:
+    """In the process that is asked for one: fork a child that somebody else adopts, and return its number."""
+    reading, writing = os.pipe()
+    random_state = _random_state()
+    between = _fork()
+    if between == 0:
+        try:
+            pid = _fork()
+            if pid == 0:
+                os.close(reading)
+                os.close(writing)
+                if random_state is not None:
+                    sys.modules["random"].setstate(random_state)
+                child()
+            os.write(writing, pid.to_bytes(4, "little"))
+        finally:
+            leave(0)
+    os.close(writing)
+    os.waitpid(between, 0)
+    told = os.read(reading, 4)
+    os.close(reading)
+    if len(told) != 4:  # noqa: PLR2004 - as above.
+        msg = "cannot fork"
+        raise LaunchError(msg)
+    return int.from_bytes(told, "little")
 
 
 def die_with(parent: int) -> None:

@@ -273,4 +273,14 @@ def set_parent_death_signal(number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
+def set_subreaper(value: int) -> int:
+    """Whether this process adopts those below it that lose their parent (``prctl(2)``); returns what was so before."""
+    former = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(former), 0, 0, 0)
+    _prctl(_PR_SET_CHILD_SUBREAPER, value, 0, 0, 0)
+    return former.value
+
+
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37

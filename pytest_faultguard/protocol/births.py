@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import select
+import socket
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from typing import final
 
 import pytest
 
@@ -21,53 +28,177 @@ from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Overture
+from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
-from pytest_faultguard.process.channel import write_letter
+from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import write
 from pytest_faultguard.process.child import Wiring
+from pytest_faultguard.session import is_guarded
 from pytest_faultguard.session import session_key
+from pytest_faultguard.session import settings_of
 
 #: For interpreter, plugins, conftest files and the import of the test modules.
 _BOUND: Seconds = 120.0
+#: For a fork, which takes some milliseconds.
+_FORK_BOUND: Seconds = 10.0
 #: How much of what a child wrote that never began is told.
 _TOLD_LINES = 40
 _PROGRAM = """\
 import sys
 sys.path[:] = {path}
-from pytest_faultguard.protocol.spawned import main
-sys.exit(main({parent}, {letter}, *{wiring}))
+from pytest_faultguard.protocol.{module} import main
+sys.exit(main({numbers}))
 """
 
 
-def spawn(
-    session: pytest.Session,
-    items: Mapping[int, pytest.Item],
-    guard: Guard,
-    journal: Journal,
-    fds: Mapping[str, int],
-    *,
-    is_heard: bool,
-) -> Remains | None:
-    """Start a fresh interpreter that finds these items, by their places; what is left of it where it has not begun.
+@final
+class Births:
+    """How children are born that start clean: as fresh interpreters, or from a fork server that is one."""
 
-    Raises:
-        LaunchError: it could not even be started.
-    """
-    all_fds = {**fds, "journal": journal.fileno()}
-    try:
-        letter = _letter(session, items, guard.limits, journal, all_fds, is_heard=is_heard)
-        letter_fd = os.memfd_create("faultguard-letter", os.MFD_CLOEXEC)
+    def __init__(self, session: pytest.Session) -> None:
+        self._session = session
+        self._server: _Server | None = None
+
+    def bear(
+        self,
+        start: str,
+        items: Mapping[int, pytest.Item],
+        guard: Guard,
+        journal: Journal,
+        output_fds: Mapping[str, int],
+        *,
+        is_heard: bool,
+        errors: Callable[[], str],
+    ) -> None:
+        """Start a child that is given these items, by their places, and wait until it has begun.
+
+        Raises:
+            LaunchError: it could not be started, or has not begun; ``errors`` returns what it has said of that.
+        """
+        fds = {**output_fds, "journal": journal.fileno()}
+        charge = Charge(
+            paths=_paths(self._session.config, items),
+            items=tuple((place, item.nodeid) for place, item in items.items()),
+            directory=_current_directory(),
+            memory=guard.limits.memory,
+            journal_bytes=journal.limit_bytes,
+            is_heard=is_heard,
+            fds=fds,
+        )
+        if start == "spawn":
+            overture = Overture()
+            try:
+                letter = _letter(self._session)
+                charge = replace(charge, fds={**fds, **overture.fds()})
+                _spawn(guard, "spawned", (letter, charge), list(charge.fds.values()), ())
+                _await_begin(guard, errors, overture, "a fresh interpreter")
+            finally:
+                overture.close()
+            return
+        if self._server is None:
+            self._server = _Server(self._session)
+        self._server.fork(guard, charge)
+        _await_begin(guard, errors, self._server.overture, "a child of the fork server")
+
+    def end(self, *, hurry: bool = False) -> None:
+        """The session ends."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.end(hurry=hurry)
+
+    def forget(self) -> None:
+        """In a child: what there is belongs to the parent."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.forget()
+
+
+@final
+class _Server:
+    """The parent's part in the life of a fork server."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self.overture = Overture()
+        self._errors: list[str] = []
+        self._failure: LaunchError | None = None
+        self._guard = Guard(Limits(), self._take, lambda _: None)
+        self._requests, theirs = socket.socketpair()
         try:
-            write_letter(letter_fd, letter)
-            guard.spawn(lambda wiring: _command(letter_fd, wiring), [letter_fd, *all_fds.values()])
+            wanted = [item for item in session.items if is_guarded(item) and settings_of(item).start == "forkserver"]
+            letter = replace(_letter(session), paths=_paths(session.config, dict(enumerate(wanted))))
+            keep = [theirs.fileno(), *self.overture.fds().values()]
+            _spawn(self._guard, "server", (letter,), keep, keep)
+            _await_begin(self._guard, lambda: "\n".join(self._errors), self.overture, "the fork server")
+        except LaunchError as error:
+            self._failure = error
         finally:
-            os.close(letter_fd)
-    except OSError as error:  # No descriptor, no room, or no current directory.
-        msg = f"cannot start an interpreter: {error}"
-        raise LaunchError(msg) from error
-    return guard.give(None, Limits(timeout=_BOUND, grace=guard.limits.grace))
+            theirs.close()
+
+    def _take(self, message: Message) -> None:
+        if isinstance(message, Broken):
+            self._errors.append(message.text)
+
+    def fork(self, guard: Guard, charge: Charge) -> None:
+        """Have it fork a child.
+
+        Raises:
+            LaunchError: it could not, now or when it was to begin.
+        """
+        if self._failure is not None:
+            raise self._failure
+        names, files = list(charge.fds), list(charge.fds.values())
+        charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
+        try:
+            guard.adopt(lambda wiring: self._ask([*dataclasses.astuple(wiring), charge_fd, *files]))
+        except LaunchError:
+            if self._guard.has_ended():
+                remains = self._guard.give(None, Limits())
+                if remains is not None:
+                    error = _failure(remains, "\n".join(self._errors), self.overture, "the fork server has ended")
+                self._failure = error
+            raise error from None
+        finally:
+            os.close(charge_fd)
+
+    def _ask(self, fds: list[int]) -> int:
+        try:
+            socket.send_fds(self._requests, [b"."], fds)
+            answered = select.poll()
+            answered.register(self._requests, select.POLLIN)
+            told = self._requests.recv(4) if answered.poll(_FORK_BOUND * 1000) else b""
+        except OSError as error:
+            msg = f"the fork server does not answer: {error}"
+            raise LaunchError(msg) from error
+        if len(told) != 4:  # noqa: PLR2004 - the bytes of a number.
+            msg = "the fork server does not answer"
+            raise LaunchError(msg)
+        return int.from_bytes(told, "little")
+
+    def end(self, *, hurry: bool) -> None:
+        """Have it end what conftest files have begun for the session."""
+        self._requests.close()
+        try:
+            if not (hurry or self._guard.is_buried):
+                self._guard.end(Limits(timeout=_FORK_BOUND))
+        finally:
+            self._guard.end_now()
+            self.overture.close()
+
+    def forget(self) -> None:
+        """In a child: it is the parent's."""
+        self._requests.close()
+        self._guard.forget()
+        self.overture.close()
 
 
-def failure(remains: Remains, broken: str, overture: Overture) -> LaunchError:
+def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:
+    remains = guard.give(None, Limits(timeout=_BOUND, grace=guard.limits.grace))
+    if remains is not None:
+        raise _failure(remains, errors(), overture, f"{what} did not begin")
+
+
+def _failure(remains: Remains, broken: str, overture: Overture, what: str) -> LaunchError:
     """Why a child never began."""
     if remains.ending is None:
         cause = "it left"
@@ -75,30 +206,48 @@ def failure(remains: Remains, broken: str, overture: Overture) -> LaunchError:
         cause = Crash(label="", phase="collect", ending=remains.ending, duration=0.0).cause
     lines = [*broken.splitlines(), *remains.dump.splitlines(), *overture.read().splitlines()]
     told = "\n".join(lines[-_TOLD_LINES:])
-    return LaunchError(f"a fresh interpreter did not begin: {cause}\n{told}".rstrip())
+    return LaunchError(f"{what}: {cause}\n{told}".rstrip())
 
 
-def _command(letter_fd: int, wiring: Wiring) -> list[str]:
+def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequence[int], numbers: Sequence[int]) -> None:
+    """Start an interpreter that runs a module of ours, which is given the messages and these numbers."""
+    letter_fd = _file(*messages)
+    try:
+        guard.spawn(lambda wiring: _command(module, (letter_fd, *numbers), wiring), [letter_fd, *keep])
+    finally:
+        os.close(letter_fd)
+
+
+def _file(*messages: Message) -> int:
+    try:
+        fd = os.memfd_create("faultguard-letter", os.MFD_CLOEXEC)
+    except OSError as error:
+        msg = f"no descriptor for a child: {error}"
+        raise LaunchError(msg) from error
+    write(fd, *messages)
+    return fd
+
+
+def _command(module: str, numbers: Sequence[int], wiring: Wiring) -> list[str]:
     if not sys.executable:
         msg = "cannot start an interpreter: sys.executable is empty"
         raise LaunchError(msg)
     # As multiprocessing does: -W, -X, -O and whatever else this interpreter was started with.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    fds = (wiring.channel_fd, wiring.dump_fd, wiring.stacks_fd, wiring.bell_fd, wiring.orders_fd)
     path = [one for one in sys.path if isinstance(one, str)]
-    code = _PROGRAM.format(path=path, parent=os.getpid(), letter=letter_fd, wiring=fds)
-    return [sys.executable, *flags, "-c", code]
+    told = ", ".join(map(str, (os.getpid(), *numbers, *dataclasses.astuple(wiring))))
+    return [sys.executable, *flags, "-c", _PROGRAM.format(path=path, module=module, numbers=told)]
 
 
-def _letter(
-    session: pytest.Session,
-    items: Mapping[int, pytest.Item],
-    limits: Limits,
-    journal: Journal,
-    fds: dict[str, int],
-    *,
-    is_heard: bool,
-) -> Letter:
+def _current_directory() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError as error:  # Somebody has removed it.
+        msg = f"cannot start a child: no current directory: {error}"
+        raise LaunchError(msg) from error
+
+
+def _letter(session: pytest.Session) -> Letter:
     config: Any = session.config
     invocation = config.invocation_params
     plugins = [one.__name__ if isinstance(one, types.ModuleType) else one for one in invocation.plugins or ()]
@@ -111,22 +260,16 @@ def _letter(
         plugins=tuple(one for one in plugins if isinstance(one, str)),
         directory=str(invocation.dir),
         argv=tuple(sys.argv),
-        current_directory=str(Path.cwd()),
         options=_plain_ones(vars(config.option)),
         worker=None if worker is None else _plain_ones(worker),
         base_temp=None if base_temp is None else str(base_temp),
-        paths=_paths(config, items),
-        items=tuple((place, item.nodeid) for place, item in items.items()),
         coverage=config.stash[session_key].lines.described(),
-        memory=limits.memory,
-        journal_bytes=journal.limit_bytes,
-        is_heard=is_heard,
-        fds=fds,
+        paths=(),
     )
 
 
 def _paths(config: Any, items: Mapping[int, pytest.Item]) -> tuple[str, ...]:
-    """What the child is to collect: the files of its items, or just the one item."""
+    """What is to be collected: the files of these items, or just the one item."""
     files = {item: file_of(item) for item in items.values()}
     if len(files) == 1 and not getattr(config.option, "loadgroup", False):
         ((item, file),) = files.items()

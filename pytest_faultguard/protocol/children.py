@@ -31,7 +31,6 @@ from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Output
-from pytest_faultguard.output import Overture
 from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
@@ -42,8 +41,8 @@ from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.meter import Before
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
-from pytest_faultguard.protocol import births
 from pytest_faultguard.protocol import inside
+from pytest_faultguard.protocol.births import Births
 from pytest_faultguard.protocol.phases import faulthandler_timeout
 from pytest_faultguard.session import interactor_of
 from pytest_faultguard.session import session_key
@@ -165,14 +164,15 @@ class Child:
         if self._is_forked:
             self.guard.start(lambda line: inside.live(session, line, self._outfit()))
             return
-        overture = Overture()
-        try:
-            fds = {**self.output.fds(), **overture.fds()}
-            remains = births.spawn(session, self._items, self.guard, self.journal, fds, is_heard=self._is_heard)
-            if remains is not None:
-                raise births.failure(remains, self.errors, overture)
-        finally:
-            overture.close()
+        self._config.stash[children_key].births.bear(
+            self._start_method,
+            self._items,
+            self.guard,
+            self.journal,
+            self.output.fds(),
+            is_heard=self._is_heard,
+            errors=lambda: self.errors,
+        )
 
     @property
     def _is_forked(self) -> bool:
@@ -230,7 +230,7 @@ class Child:
         """
         if place in self.missing:
             msg = (
-                f"{self._items[place].nodeid} was not found in a fresh interpreter (start={self._start_method!r}): "
+                f"{self._items[place].nodeid} was not found by a child that collected it anew (start={self._start_method!r}): "
                 f"a test must have the same id each time that it is collected\n{self.errors}"
             )
             raise LaunchError(msg.rstrip())
@@ -332,6 +332,7 @@ class Children:
         self._living: dict[_Key, Child] = {}
         self._refused: FaultguardError | None = None
         self._trials_left = _TRIALS
+        self.births = Births(session)
         self._places: dict[pytest.Item, int] = {}
         self._items: dict[int, pytest.Item] = {}
         self._keys: dict[pytest.Item, _Key | None] = {}
@@ -522,6 +523,7 @@ class Children:
     def end_all(self, *, hurry: bool = False) -> None:
         """At the end of the session: end every child, also where one of them raises."""
         with ExitStack() as stack:
+            stack.callback(self.births.end, hurry=hurry)
             for child in self._living.values():
                 stack.callback(self._end, child, hurry=hurry)
             self._living = {}
@@ -536,6 +538,7 @@ class Children:
             if child is not own:
                 child.forget()
         self._living = {}
+        self.births.forget()
 
     def _child_of(self, item: pytest.Item) -> Child | None:
         key = self._key(item)

@@ -105,16 +105,24 @@ def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int) -> None
     inside.obey(run)
 
 
-def live(session: pytest.Session, line: Line, outfit: Outfit, end: Callable[[], object] | None = None) -> None:
-    """Carry out orders until one is to leave; a child that began by itself says that it has, and has an end."""
+def live(
+    session: pytest.Session,
+    line: Line,
+    outfit: Outfit,
+    *,
+    says_so: bool = False,
+    end: Callable[[], object] = lambda: None,
+) -> None:
+    """Carry out orders until one is to leave, and then ``end`` what this process has begun besides.
+
+    A child that did not begin as a copy of pytest's process says that it has begun.
+    """
     inside = Inside(session, line, outfit)
     session.config.stash[inside_key] = inside
     assert line.orders_fd is not None
     orders = Orders(line.orders_fd)
-    if end is None:
-        inside.obey(lambda: inside.carry_out(orders))
-        return
-    line.sender.ring(Idle())
+    if says_so:
+        line.sender.ring(Idle())
 
     def run() -> None:
         inside.carry_out(orders)

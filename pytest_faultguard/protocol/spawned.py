@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +17,10 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.output import Output
 from pytest_faultguard.output import Overture
+from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Missing
-from pytest_faultguard.process.channel import read_letter
+from pytest_faultguard.process.channel import read
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Wiring
 from pytest_faultguard.process.child import run_spawned
@@ -51,28 +53,47 @@ _PARENTS: dict[str, object] = {
 
 def main(parent: int, letter_fd: int, *wiring: int) -> int:
     """The whole program; returns the exit code with which the interpreter is to end."""
-    letter = read_letter(letter_fd)
-    os.close(letter_fd)
-    return run_spawned(lambda line: _live(line, letter), Wiring(*wiring), parent)
+    letter, charge = read(letter_fd)
+    assert isinstance(letter, Letter)
+    assert isinstance(charge, Charge)
+    overture = Overture.taken_over(charge.fds)
+
+    def target(line: Line) -> None:
+        session = begun(letter, line)
+        live(session, charge, line, collected(session, charge.paths), overture, end=lambda: end(session))
+
+    return run_spawned(target, Wiring(*wiring), parent)
 
 
-def _live(line: Line, letter: Letter) -> None:
-    fds = letter.fds
+def live(
+    session: pytest.Session,
+    charge: Charge,
+    line: Line,
+    found: Found,
+    overture: Overture,
+    end: Callable[[], object] = lambda: None,
+) -> None:
+    """In the child: find the tests that it was given, and carry out orders."""
+    fds = charge.fds
     for fd in fds.values():
         os.set_inheritable(fd, False)
-    overture = Overture((fds["first stdout"], fds["first stderr"]))
-    overture.begin()
-    journal = Journal(fds["journal"], letter.journal_bytes)
+    places = _places(session, charge, found, line)
+    os.chdir(charge.directory)
+    output = Output(session.config, lives_on=True, is_heard=charge.is_heard, fds=fds)
+    overture.end(session.config)
+    journal = Journal(fds["journal"], charge.journal_bytes)
+    outfit = inside.Outfit(journal=journal, output=output, memory=charge.memory, lives_on=True, items=places)
+    inside.live(session, line, outfit, says_so=True, end=end)
+
+
+def begun(letter: Letter, line: Line) -> pytest.Session:
+    """Begin a session as pytest has begun its own; nothing is collected yet."""
     config = _config(letter)
-    session = _begun(config, letter)
+    session = pytest.Session.from_config(config)
+    config.hook.pytest_sessionstart(session=session)
     # pytest has enabled faulthandler for itself.
     faultdump.arm(line.dump_fd, line.stacks_fd)
-    places = _places(session, letter, line)
-    os.chdir(letter.current_directory)
-    output = Output(config, lives_on=True, is_heard=letter.is_heard, fds=fds)
-    overture.end(config)
-    outfit = inside.Outfit(journal=journal, output=output, memory=letter.memory, lives_on=True, items=places)
-    inside.live(session, line, outfit, lambda: _end(session))
+    return session
 
 
 def _config(letter: Letter) -> pytest.Config:
@@ -99,43 +120,45 @@ def _config(letter: Letter) -> pytest.Config:
     return config
 
 
-def _begun(config: pytest.Config, letter: Letter) -> pytest.Session:
-    session = pytest.Session.from_config(config)
-    config.hook.pytest_sessionstart(session=session)
-    config.args = list(letter.paths)
-    return session
-
-
-class _Found:
-    """Hears of what is collected and then left out, and of what cannot be collected."""
+class Found:
+    """What was collected."""
 
     def __init__(self) -> None:
-        self.left_out: list[pytest.Item] = []
+        self.items: list[pytest.Item] = []
+        #: What could not be collected, and why.
         self.errors: list[str] = []
 
     def pytest_deselected(self, items: Iterable[pytest.Item]) -> None:
-        self.left_out.extend(items)
+        """Which tests run is for the parent to say, which has its reasons: a cache, a random choice."""
+        self.items.extend(items)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Some could not be collected, maybe."""
         if report.failed:
             self.errors.append(f"{report.nodeid}: {report.longreprtext}")
 
 
-def _places(session: pytest.Session, letter: Letter, line: Line) -> dict[int, pytest.Item]:
-    """Collect; the items by their places among those of the parent."""
-    found = _Found()
-    session.config.pluginmanager.register(found)
+def collected(session: pytest.Session, paths: Iterable[str]) -> Found:
+    """Collect these, and nothing else."""
+    found, config = Found(), session.config
+    config.args = list(paths)
+    config.pluginmanager.register(found)
     try:
-        session.config.hook.pytest_collection(session=session)
+        config.hook.pytest_collection(session=session)
     except pytest.UsageError as error:
         found.errors.append(str(error))
-    session.config.pluginmanager.unregister(found)
-    # Which tests run is for the parent to say, which has its reasons: a cache, a random choice.
+    config.pluginmanager.unregister(found)
+    found.items += session.items
+    return found
+
+
+def _places(session: pytest.Session, charge: Charge, found: Found, line: Line) -> dict[int, pytest.Item]:
+    """The items by their places among those of the parent."""
     by_id = defaultdict[str, list[pytest.Item]](list)
-    for item in reversed([*session.items, *found.left_out]):
+    for item in reversed(found.items):
         by_id[item.nodeid].append(item)
     places = dict[int, pytest.Item]()
-    for place, nodeid in letter.items:
+    for place, nodeid in charge.items:
         # pytest-xdist adds the group of a test to its node id.
         known = by_id.get(nodeid) or by_id.get(nodeid.rpartition("@")[0])
         if known:
@@ -144,13 +167,13 @@ def _places(session: pytest.Session, letter: Letter, line: Line) -> dict[int, py
                 vars(item)["_nodeid"] = nodeid
     session.items = list(places.values())
     sessions.resolve(session.config, session.items)
-    missing = tuple(place for place, _ in letter.items if place not in places)
+    missing = tuple(place for place, _ in charge.items if place not in places)
     if missing:
         line.sender.send(Missing(items=missing, error="\n\n".join(found.errors)))
     return places
 
 
-def _end(session: pytest.Session) -> None:
+def end(session: pytest.Session) -> None:
     """What conftest files have begun for the session they end; reports are the parent's."""
     manager = session.config.pluginmanager
     others = [one for name, one in manager.list_name_plugin() if not name.endswith("conftest.py")]
