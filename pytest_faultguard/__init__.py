@@ -2,6 +2,8 @@
 
 Importing this package does not import pytest; the plugin itself is :mod:`pytest_faultguard.plugin`, the entry point
 ``faultguard``.
+
+PYTEST_DONT_REWRITE: in a child that starts clean it is imported before pytest, which would warn of that.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ Seconds: TypeAlias = float
 
 #: Where a test was when it crashed; ``exit`` is after the last report and before the child was gone. In ``collect`` there
 #: is no test yet: it is a module, a class or a directory.
-Phase: TypeAlias = Literal["collect", "setup", "call", "teardown", "exit"]
+Phase: TypeAlias = Literal["collect", "setup", "call", "teardown", "exit", "interpreter exit"]
 
 
 @final
@@ -166,6 +166,8 @@ class Crash:
     needs: tuple[str, ...] = ()
     #: Runs those and it; empty as above.
     command: str = ""
+    #: What may be the matter and what to try, where something speaks for that; else empty.
+    hint: str = ""
     #: Evidence that could not be had, each with its reason.
     gaps: tuple[str, ...] = ()
 
@@ -188,10 +190,7 @@ class Crash:
     @property
     def cause(self) -> str:
         """The ending in words, on one line: what happened, in which phase, after how long, and why."""
-        where = f"in {self.phase}"
-        if self.phase == "exit":
-            # A fresh interpreter ends as one does: handlers of atexit, destructors of C++.
-            where = "at interpreter exit" if self.start == "spawn" else "at exit"
+        where = f"{'at' if self.phase in _EXITS else 'in'} {self.phase}"
         after = f"{where} after {self.duration:.2f} s"
         match self.ending:
             case Signaled(signal=number, core_dumped=core_dumped):
@@ -206,7 +205,7 @@ class Crash:
             case Overspent(cpu=cpu, stopped_by=stopped_by):
                 told = f"cpu limit of {cpu:g} s passed {after}, ended by {stopped_by}"
             case Exited(code=code):
-                unfinished = {"exit": "process", "collect": "import"}.get(self.phase, "test")
+                unfinished = "process" if self.phase in _EXITS else "import" if self.phase == "collect" else "test"
                 told = f"exit code {code} {after}: the {unfinished} never finished"
             case Overdue(timeout=timeout, stopped_by=stopped_by):
                 told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
@@ -232,6 +231,9 @@ class Crash:
                 return "timeout"
             case Lost():
                 return "lost"
+
+
+_EXITS = frozenset({"exit", "interpreter exit"})
 
 
 def _core(dumped: bool) -> str:  # noqa: FBT001 - the one thing that it is told.

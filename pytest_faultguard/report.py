@@ -216,6 +216,8 @@ def sections(crash: Crash) -> Iterator[tuple[str, str]]:
     if crash.leaked:
         # Of a shared child, nobody knows which test it was.
         yield f"{LEAKED_TITLE}{' with the shared child' if crash.trail else ''}", "\n".join(crash.leaked)
+    if crash.hint:
+        yield "hint", crash.hint
     if crash.gaps:
         yield "gaps in the evidence", "\n".join(crash.gaps)
 

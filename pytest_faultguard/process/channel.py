@@ -252,6 +252,8 @@ class Charge:
     memory: int | None
     journal_bytes: int
     is_heard: bool
+    #: Whether it may be given several of them.
+    is_shared: bool
     #: The descriptors of its files, by what they are for.
     fds: dict[str, int]
 

@@ -43,6 +43,12 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
+def thread_count() -> int:
+    """How many threads this process has, those of native code among them."""
+    # Of a directory, the links of its subdirectories and its own two.
+    return Path("/proc/self/task").stat().st_nlink - 2
+
+
 def dumps_core(pid: int) -> bool:
     """Whether the kernel is writing the core of this process just now."""
     return _field(f"/proc/{pid}/status", "CoreDumping") == "1"

@@ -53,6 +53,7 @@ from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.options import data_limit_for
 from pytest_faultguard.protocol.children import Children
 from pytest_faultguard.protocol.children import children_key
+from pytest_faultguard.protocol.inside import has_begun_clean
 from pytest_faultguard.protocol.inside import inside_key
 from pytest_faultguard.protocol.inside import journal_key
 from pytest_faultguard.protocol.items import GuardedItem
@@ -96,13 +97,17 @@ def note_gone(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -
 
 def record_crashes(config: pytest.Config) -> None:
     """Keep the list of the tests that crashed, for the next session."""
-    chosen.record(config, reporting.ATTRIBUTE)
+    if not has_begun_clean(config):
+        chosen.record(config, reporting.ATTRIBUTE)
 
 
 @contextmanager
 def around_tests(session: pytest.Session) -> Generator[None]:
     """Around all tests: children that outlive a test end, and who measures this process has measured them as well."""
     config = session.config
+    if has_begun_clean(config):
+        yield
+        return
     children = config.stash[children_key] = Children(session)
     hurry = True
     try:

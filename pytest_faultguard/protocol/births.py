@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import select
 import socket
 import subprocess
@@ -20,9 +21,13 @@ from typing import final
 import pytest
 
 from pytest_faultguard.chosen import file_of
-from pytest_faultguard.crash import Crash
+from pytest_faultguard.crash import Exited
+from pytest_faultguard.crash import Frame
+from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Seconds
-from pytest_faultguard.evidence.journal import Journal
+from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import describe_signal
+from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
@@ -60,37 +65,17 @@ class Births:
         self._session = session
         self._server: _Server | None = None
 
-    def bear(
-        self,
-        start: str,
-        items: Mapping[int, pytest.Item],
-        guard: Guard,
-        journal: Journal,
-        output_fds: Mapping[str, int],
-        *,
-        is_heard: bool,
-        errors: Callable[[], str],
-    ) -> None:
-        """Start a child that is given these items, by their places, and wait until it has begun.
+    def bear(self, start: str, guard: Guard, charge: Charge, errors: Callable[[], str]) -> None:
+        """Start a child with its charge, and wait until it has begun.
 
         Raises:
             LaunchError: it could not be started, or has not begun; ``errors`` returns what it has said of that.
         """
-        fds = {**output_fds, "journal": journal.fileno()}
-        charge = Charge(
-            paths=_paths(self._session.config, items),
-            items=tuple((place, item.nodeid) for place, item in items.items()),
-            directory=_current_directory(),
-            memory=guard.limits.memory,
-            journal_bytes=journal.limit_bytes,
-            is_heard=is_heard,
-            fds=fds,
-        )
         if start == "spawn":
             overture = Overture()
             try:
                 letter = _letter(self._session)
-                charge = replace(charge, fds={**fds, **overture.fds()})
+                charge = replace(charge, fds={**charge.fds, **overture.fds()})
                 _spawn(guard, "spawned", (letter, charge), list(charge.fds.values()), ())
                 _await_begin(guard, errors, overture, "a fresh interpreter")
             finally:
@@ -126,7 +111,7 @@ class _Server:
         self._requests, theirs = socket.socketpair()
         try:
             wanted = [item for item in session.items if is_guarded(item) and settings_of(item).start == "forkserver"]
-            letter = replace(_letter(session), paths=_paths(session.config, dict(enumerate(wanted))))
+            letter = replace(_letter(session), paths=paths_of(session.config, dict(enumerate(wanted))))
             keep = [theirs.fileno(), *self.overture.fds().values()]
             _spawn(self._guard, "server", (letter,), keep, keep)
             _await_begin(self._guard, lambda: "\n".join(self._errors), self.overture, "the fork server")
@@ -199,14 +184,31 @@ def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, wh
 
 
 def _failure(remains: Remains, broken: str, overture: Overture, what: str) -> LaunchError:
-    """Why a child never began."""
-    if remains.ending is None:
-        cause = "it left"
-    else:
-        cause = Crash(label="", phase="collect", ending=remains.ending, duration=0.0).cause
-    lines = [*broken.splitlines(), *remains.dump.splitlines(), *overture.read().splitlines()]
-    told = "\n".join(lines[-_TOLD_LINES:])
-    return LaunchError(f"{what}: {cause}\n{told}".rstrip())
+    """Why a child never began: what it raised or died of, where, and what it wrote."""
+    match remains.ending:
+        case _ if broken:
+            cause = broken.strip().splitlines()[-1]
+        case Signaled(signal=number):
+            cause = describe_signal(number)
+        case Exited(code=code):
+            cause = f"exit code {code}"
+        case Overdue(timeout=timeout):
+            cause = f"not within {timeout:g} s"
+        case ending:
+            cause = str(ending)
+    stacks = faultdump.render(remains.stacks, faultdump.is_plumbing) if remains.stacks else remains.dump
+    parts = (_TRACED.sub(_without_plumbing, broken), stacks, overture.read())
+    told = ["\n".join(part.splitlines()[-_TOLD_LINES:]) for part in parts if part.strip()]
+    return LaunchError("\n".join([f"{what}: {cause}", *told]))
+
+
+#: A frame of a traceback, and the lines that show it.
+_TRACED = re.compile(r'^  File "(?P<file>[^"]+)", line (?P<line>\d+), in .*\n(?:    .*\n)*', re.MULTILINE)
+
+
+def _without_plumbing(frame: re.Match[str]) -> str:
+    is_ours = faultdump.is_plumbing(Frame(function="", file=frame["file"], line=int(frame["line"])))
+    return "" if is_ours else frame[0]
 
 
 def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequence[int], numbers: Sequence[int]) -> None:
@@ -239,7 +241,12 @@ def _command(module: str, numbers: Sequence[int], wiring: Wiring) -> list[str]:
     return [sys.executable, *flags, "-c", _PROGRAM.format(path=path, module=module, numbers=told)]
 
 
-def _current_directory() -> str:
+def current_directory() -> str:
+    """Where a child is to be.
+
+    Raises:
+        LaunchError: that is no more.
+    """
     try:
         return str(Path.cwd())
     except OSError as error:  # Somebody has removed it.
@@ -268,7 +275,7 @@ def _letter(session: pytest.Session) -> Letter:
     )
 
 
-def _paths(config: Any, items: Mapping[int, pytest.Item]) -> tuple[str, ...]:
+def paths_of(config: Any, items: Mapping[int, pytest.Item]) -> tuple[str, ...]:
     """What is to be collected: the files of these items, or just the one item."""
     files = {item: file_of(item) for item in items.values()}
     if len(files) == 1 and not getattr(config.option, "loadgroup", False):

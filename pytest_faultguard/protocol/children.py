@@ -34,6 +34,7 @@ from pytest_faultguard.output import Output
 from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
@@ -43,6 +44,8 @@ from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.protocol import inside
 from pytest_faultguard.protocol.births import Births
+from pytest_faultguard.protocol.births import current_directory
+from pytest_faultguard.protocol.births import paths_of
 from pytest_faultguard.protocol.phases import faulthandler_timeout
 from pytest_faultguard.session import interactor_of
 from pytest_faultguard.session import session_key
@@ -164,15 +167,18 @@ class Child:
         if self._is_forked:
             self.guard.start(lambda line: inside.live(session, line, self._outfit()))
             return
-        self._config.stash[children_key].births.bear(
-            self._start_method,
-            self._items,
-            self.guard,
-            self.journal,
-            self.output.fds(),
+        charge = Charge(
+            paths=paths_of(self._config, self._items),
+            items=tuple((place, item.nodeid) for place, item in self._items.items()),
+            directory=current_directory(),
+            memory=self.guard.limits.memory,
+            journal_bytes=self.journal.limit_bytes,
             is_heard=self._is_heard,
-            errors=lambda: self.errors,
+            is_shared=self.node is not None,
+            fds={**self.output.fds(), "journal": self.journal.fileno()},
         )
+        births = self._config.stash[children_key].births
+        births.bear(self._start_method, self.guard, charge, lambda: self.errors)
 
     @property
     def _is_forked(self) -> bool:
@@ -186,17 +192,19 @@ class Child:
             output=self.output,
             memory=self.guard.limits.memory,
             lives_on=self.node is not None,
+            is_shared=self.node is not None,
             items=self._items,
         )
 
     def run(self, item: Runs, place: int | None, nextplace: int | None) -> Remains | None:
         """Run an item; what was left by the child where that was its end."""
-        self.item, attempt = item, item.attempt
+        attempt = item.attempt
+        if self.node is None and not self._is_forked:
+            return self._run_spawned(item, place)
+        self.item = item
         if self.node is None:
             with self._guarding(item):
-                if self._is_forked:
-                    return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
-                return self._run_spawned(item, place)
+                return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
         assert place is not None
         order = self.order(place, nextplace, attempt=attempt)
         given = None if self.has_begun(place) else order
@@ -216,9 +224,10 @@ class Child:
         try:
             self.start(item.item.session)
             self.check_found(place)
-            item.phase_started_at = time.monotonic()
-            remains = self.guard.give(self.order(place, None, attempt=item.attempt), item.settings.limits)
-            return self.guard.end(self._limits_of_end(item)) if remains is None else remains
+            self.item, item.phase_started_at = item, time.monotonic()
+            with self._guarding(item):
+                remains = self.guard.give(self.order(place, None, attempt=item.attempt), item.settings.limits)
+                return self.guard.end(self._limits_of_end(item)) if remains is None else remains
         finally:
             if not self.guard.is_buried:
                 self.guard.end_now()

@@ -83,12 +83,25 @@ class Outfit:
     memory: int | None
     #: Whether it takes orders, and may run several items.
     lives_on: bool
+    #: Whether other tests may follow in it, so that its health matters.
+    is_shared: bool
     #: What it may be ordered to run, by place among the session's items.
     items: Mapping[int, pytest.Item]
 
 
 #: In a child: its journal, which it claims when a test asks for it, and the process that may.
 journal_key = pytest.StashKey[tuple[Journal, int]]()
+
+
+def has_begun_clean(config: pytest.Config) -> bool:
+    """Whether this is a child that did not begin as a copy of pytest's process; before its first test, too."""
+    return config.stash.get(_clean_key, False)
+
+
+def begin_clean(config: pytest.Config) -> None:
+    """In a child that did not begin as a copy of pytest's process, before plugins are configured."""
+    config.stash[_clean_key] = True
+    config.stash[outermost_key] = Outermost(config.pluginmanager)
 
 
 def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int) -> None:
@@ -145,6 +158,7 @@ class Inside:
         outfit.output.arm()
         self._session = session
         self._items = outfit.items
+        self._is_shared = outfit.is_shared
         self._config = config
         self._line = line
         self._journal = outfit.journal
@@ -220,7 +234,7 @@ class Inside:
                     nextitem = self._kept_for(item, order.nextitem, order.shared)
                     self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
                     goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
-                    unhealthy = _health_of(item)
+                    unhealthy = _health_of(item) if self._is_shared else ""
                 case Trim(nextitem=following):
                     goes_on = False
                     self._tear_down_late(items[following])
@@ -511,6 +525,7 @@ class _Silence:
 outermost_key = pytest.StashKey[Outermost]()
 
 
+_clean_key = pytest.StashKey[bool]()
 #: In a child that lives on.
 inside_key = pytest.StashKey[Inside]()
 

@@ -49,6 +49,7 @@ from pytest_faultguard.outcome import LeakedProcessesWarning
 from pytest_faultguard.outcome import UnhealthyChildWarning
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.process import memory
+from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
@@ -92,6 +93,8 @@ _DUMPED = frozenset(
 )
 
 
+#: A test that dies in this time has died right at its start.
+_AT_ONCE: Seconds = 1.0
 #: How long the condition of a mark may take where it is evaluated after a crash.
 _ANSWER_BOUND: Seconds = 10.0
 
@@ -385,12 +388,17 @@ class GuardedItem:
         """The phase that the child was in; told by the reports that had left it."""
         last = self.last
         if self.is_late:
-            return "teardown" if self.child.is_ending and not isinstance(self.finished, Finished) else "exit"
+            return "teardown" if self.child.is_ending and not isinstance(self.finished, Finished) else self._exit()
         if last is None:
             return "setup"
         if last.when == "setup" and last.passed and not self.item.config.getoption("setuponly", False):
             return "call"
-        return "teardown" if self.held is None else "exit"
+        return "teardown" if self.held is None else self._exit()
+
+    def _exit(self) -> Phase:
+        # A fresh interpreter ends as one does: handlers of atexit run, and destructors of C++.
+        has_left = isinstance(self.finished, Finished) and self.settings.start == "spawn"
+        return "interpreter exit" if has_left else "exit"
 
     def _crash(self, remains: Remains) -> Crash | None:
         """The crash, and the output that goes with it; None where the child finished as it should."""
@@ -413,24 +421,45 @@ class GuardedItem:
         rescued, data_gaps = rescue(self.child.journal.fileno())
         if not dump and self.broken:
             dump = self.broken
+        duration = max(0.0, remains.ended_at - self.phase_started_at)
         return Crash(
             label=str(self.item.nodeid),
             phase=self._phase(),
             ending=ending,
-            duration=max(0.0, remains.ended_at - self.phase_started_at),
+            duration=duration,
             start=self.settings.start,
             message=message,
             stacks=dumped.stacks,
             dump=dump,
             rescued=rescued,
             leaked=remains.leaked,
+            hint=self._hint(ending, duration, f"{out}\n{err}"),
             gaps=(*self._missing_stack(ending, dump, remains), *remains.gaps, *output.gaps(self.item), *data_gaps),
         )
+
+    def _hint(self, ending: Ending, duration: Seconds, words: str) -> str:
+        """Where the first test of a child dies or hangs at once: it may be what a copy of a process cannot do."""
+        if self.settings.start != "fork" or len(self.child.trail) > 1 or self._phase() not in {"setup", "call"}:
+            return ""
+        threads = proc.thread_count()
+        match ending:
+            case Signaled(signal=number) if number in _DUMPED and duration < _AT_ONCE:
+                told = re.search(r".*\bfork\b.*", words, re.IGNORECASE)
+                ground = f"it speaks of fork ({told[0].strip()})" if told else ""
+            case Overdue() if self.usage is not None and self.usage.cpu_seconds < duration / 2:
+                ground = ""
+            case _:
+                return ""
+        if not ground:
+            if threads == 1:
+                return ""
+            ground = f"pytest's process has {threads} threads, and a fork of it only one of them"
+        return f'{ground}: for a library that cannot live with fork, try start="spawn"'
 
     def _missing_stack(self, ending: Ending, dump: str, remains: Remains) -> tuple[str, ...]:
         if dump or any(gap.startswith("stacks:") for gap in remains.gaps):
             return ()
-        if self._phase() == "exit" and self.settings.start == "spawn":
+        if self._phase() == "interpreter exit":
             return ("stack: the interpreter had ended, and with it faulthandler",)
         return _missing_stack(ending)
 
@@ -466,7 +495,7 @@ class GuardedItem:
         """Make the report of a crash as pytest makes one of an exception, and log it."""
         item = self.item
         assert crash.phase != "collect"
-        when: When = "teardown" if crash.phase == "exit" else crash.phase
+        when: When = crash.phase if crash.phase in {"setup", "call"} else "teardown"
         call = pytest.CallInfo.from_call(lambda: None, when=when)
         call.stop = time.time()
         call.duration = crash.duration

@@ -7,12 +7,12 @@ import os
 import select
 import socket
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from pytest_faultguard.output import Overture
+from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Letter
@@ -70,7 +70,7 @@ class _Server:
     def run(self) -> None:
         session = spawned.begun(self._letter, self._line)
         session.config.stash[inside.outermost_key].stand_by()
-        if _is_single_threaded():
+        if proc.thread_count() == 1:
             # A copy imports the test modules. While that has started no thread, it is as good a server, and a better one.
             own = os.getpid()
             copy = os.fork()
@@ -90,7 +90,7 @@ class _Server:
             # Its crash is no crash of the server's: whoever imports that module next will tell of it.
             faulthandler.disable()
             self._found = spawned.collected(session, self._letter.paths)
-            if _is_single_threaded():
+            if proc.thread_count() == 1:
                 self._serve(session)
                 status = 0
         finally:
@@ -138,7 +138,3 @@ class _Server:
             spawned.live(session, charge, line, found, self._overture)
 
         run_adopted(target, wiring, self._parent)
-
-
-def _is_single_threaded() -> bool:
-    return len(list(Path("/proc/self/task").iterdir())) == 1

@@ -7,6 +7,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,8 +83,17 @@ def live(
     output = Output(session.config, lives_on=True, is_heard=charge.is_heard, fds=fds)
     overture.end(session.config)
     journal = Journal(fds["journal"], charge.journal_bytes)
-    outfit = inside.Outfit(journal=journal, output=output, memory=charge.memory, lives_on=True, items=places)
-    inside.live(session, line, outfit, says_so=True, end=end)
+    outfit = inside.Outfit(
+        journal=journal,
+        output=output,
+        memory=charge.memory,
+        lives_on=True,
+        is_shared=charge.is_shared,
+        items=places,
+    )
+    # Within what plugins do around all tests: pytest's log file is open there.
+    session.config.pluginmanager.register(_Loop(lambda: inside.live(session, line, outfit, says_so=True, end=end)))
+    session.config.hook.pytest_runtestloop(session=session)
 
 
 def begun(letter: Letter, line: Line) -> pytest.Session:
@@ -111,13 +121,25 @@ def _config(letter: Letter) -> pytest.Config:
     if letter.worker is not None:
         worker: Any = config
         worker.workerinput, worker.workeroutput = letter.worker, {}
-    config.stash[inside.outermost_key] = inside.Outermost(config.pluginmanager)
+    inside.begin_clean(config)
     config._do_configure()
     config.stash[sessions.session_key].lines = lines
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is not None and letter.base_temp is not None:
         factory._basetemp = type(config.rootpath)(letter.base_temp)
     return config
+
+
+class _Loop:
+    """Instead of pytest's own loop over all items."""
+
+    def __init__(self, live: Callable[[], object]) -> None:
+        self._live = live
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool:
+        self._live()
+        return True
 
 
 class Found:
@@ -141,7 +163,13 @@ class Found:
 def collected(session: pytest.Session, paths: Iterable[str]) -> Found:
     """Collect these, and nothing else."""
     found, config = Found(), session.config
-    config.args = list(paths)
+    config.args = []
+    for path in paths:
+        # pytest collects nothing at all where one of its arguments is gone.
+        if Path(path.partition("::")[0]).exists():
+            config.args.append(path)
+        else:
+            found.errors.append(f"{path}: no such file")
     config.pluginmanager.register(found)
     try:
         config.hook.pytest_collection(session=session)

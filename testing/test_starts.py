@@ -1,0 +1,656 @@
+"""Start methods: a child may be a copy of pytest's process, a fresh interpreter, or a copy of one."""
+
+from __future__ import annotations
+
+import pytest
+
+from testing.harness import Recorder
+from testing.harness import RunPytest
+
+STARTS = ["fork", "forkserver", "spawn"]
+CLEAN = STARTS[1:]
+SCOPES = ["function", "module", "session"]
+
+
+@pytest.fixture(params=STARTS)
+def start(request: pytest.FixtureRequest) -> str:
+    """Each of them."""
+    return str(request.param)
+
+
+@pytest.fixture(params=CLEAN)
+def clean(request: pytest.FixtureRequest) -> str:
+    """Those that inherit nothing of pytest's process."""
+    return str(request.param)
+
+
+@pytest.fixture(params=SCOPES)
+def scope(request: pytest.FixtureRequest) -> str:
+    """One child for a test, and one for several."""
+    return str(request.param)
+
+
+def options(start: str, scope: str = "session") -> tuple[str, ...]:
+    """For an inner session."""
+    return "--faultguard", f"--faultguard-start={start}", f"--faultguard-scope={scope}"
+
+
+# What is the same with all of them.
+
+SUITE = """
+import logging
+import os
+import sys
+import warnings
+
+import pytest
+
+from programs import lib
+
+
+@pytest.fixture(scope="module")
+def wide():
+    print("set up in", os.getpid())
+    yield os.getpid()
+    assert os.getpid() != os.getppid()
+
+
+def test_passes(wide):
+    assert wide == os.getpid()
+    assert os.environ["PYTEST_FAULTGUARD"] == "1"
+
+
+def test_crashes(wide, faultguard_data):
+    faultguard_data["step"] = 3
+    print("to stdout")
+    print("to stderr", file=sys.stderr)
+    logging.getLogger("native").warning("to the log")
+    lib.null_write()
+
+
+def test_fails(wide):
+    value = 41
+    assert value == 42
+
+
+@pytest.mark.skip(reason="not today")
+def test_skipped():
+    pass
+
+
+@pytest.mark.xfail(reason="known")
+def test_xfails():
+    os.abort()
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_parameters(number, record_property):
+    record_property("number", number)
+    warnings.warn(f"number {number}")
+
+
+@pytest.mark.faultguard(timeout=0.5)
+def test_hangs():
+    lib.loop_gil()
+
+
+class TestClass:
+    def test_method(self, tmp_path):
+        (tmp_path / "file").write_text("there")
+
+
+def test_raises_in_teardown(request):
+    request.addfinalizer(lambda: 1 / 0)
+"""
+
+
+def outcomes(recorder: Recorder) -> list[tuple[str, str | None, str]]:
+    """Of all phases, sorted: pytest-xdist has no order."""
+    return sorted((report.nodeid, report.when or "", report.outcome) for report in recorder.reports())
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_suite_ends_the_same(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    start: str,
+    scope: str,
+    xdist_args: tuple[str, ...],
+) -> None:
+    """Reports, evidence, output, warnings and temporary directories, whatever the child is and runs."""
+    pytester.makepyfile(SUITE)
+
+    result = run_pytest(*xdist_args, *options(start, scope))
+
+    result.assert_outcomes(passed=5, failed=3, skipped=1, xfailed=1, errors=1, warnings=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            ">*lib.null_write()",
+            "E * SIGSEGV (segmentation fault) in call after *",
+            "*faulthandler dump*",
+            "'step' = 3",
+            "*Captured stdout call*",
+            "to stdout",
+            "to stderr",
+            "WARNING *native:*to the log",
+            "E * timeout of 0.5 s passed in call, ended by SIG*",
+            "E * assert 41 == 42",
+            "E * ZeroDivisionError*",
+        ]
+    )
+    found = outcomes(recorder)
+    assert len(found) == len(set(found)) == 29
+    properties = {report.nodeid: dict(report.user_properties) for report in recorder.reports(when="call")}
+    assert [properties[f"test_a_suite_ends_the_same.py::test_parameters[{number}]"]["number"] for number in (0, 1)] == [
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize("capture", ["fd", "sys", "tee-sys", "no"])
+def test_captured_output_and_what_is_not(
+    pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, capture: str
+) -> None:
+    """What is written while a child begins is pytest's own, which has shown it; what a test writes is shown once."""
+    pytester.makeconftest("import os, sys\nos.write(2, b'native of conftest\\n')\nprint('conftest says')\n")
+    pytester.makepyfile(
+        """
+        import os
+        print("module says")
+
+        def test_passes(capfd):
+            print("captured")
+            assert capfd.readouterr().out == "captured\\n"
+            with capfd.disabled():
+                print("past the capture")
+
+        def test_fails():
+            print("told once")
+            os.write(2, b"native words\\n")
+            assert 0
+        """
+    )
+
+    texts = []
+    for flags in (options(clean), ("--no-faultguard",)):
+        result = run_pytest(*flags, f"--capture={capture}")
+        result.assert_outcomes(passed=1, failed=1)
+        texts.append(f"{result.stdout}\n{result.stderr}")
+
+    phrases = ["conftest says", "native of conftest", "module says", "past the capture", "native words", "told once"]
+    assert [texts[0].count(phrase) for phrase in phrases] == [texts[1].count(phrase) for phrase in phrases]
+
+
+# What reaches the child.
+
+
+def test_what_the_session_was_given_reaches_the_child(
+    pytester: pytest.Pytester, run_pytest: RunPytest, monkeypatch: pytest.MonkeyPatch, clean: str
+) -> None:
+    """-p, -c, --rootdir, --import-mode, -o, PYTEST_ADDOPTS, options of conftest files, sys.path and the directory."""
+    root = pytester.mkdir("root")
+    tests = root / "tests"
+    tests.mkdir()
+    (root / "elsewhere").mkdir()
+    (root / "elsewhere" / "found.py").write_text("VALUE = 7\n")
+    (root / "settings.ini").write_text("[pytest]\naddopts = --colour=ini\npythonpath = elsewhere\n")
+    (root / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    for name in ('colour', 'shape', 'size'):\n"
+        "        parser.addoption(f'--{name}')\n"
+        "    parser.addini('taste', 'how it tastes')\n"
+        "def pytest_configure(config):\n"
+        "    config.option.set_here = 'by a hook'\n"
+    )
+    (root / "plugged.py").write_text("import pytest\n@pytest.fixture\ndef plugged(): return 'in'\n")
+    (tests / "test_it.py").write_text(
+        "import os, sys, found, pytest\n"
+        "def test_it(request, plugged):\n"
+        "    config = request.config\n"
+        "    assert config.getoption('colour') == 'ini'\n"
+        "    assert config.getoption('shape') == 'round'\n"
+        "    assert config.getoption('size') == 'big'\n"
+        "    assert config.getoption('set_here') == 'by a hook'\n"
+        "    assert config.getini('taste') == 'sweet'\n"
+        "    assert config.getoption('importmode') == 'importlib'\n"
+        f"    assert str(config.rootpath) == {str(root)!r}\n"
+        "    assert config.inipath.name == 'settings.ini'\n"
+        f"    assert os.getcwd() == {str(pytester.path)!r}\n"
+        "    assert found.VALUE == 7\n"
+        "    assert sys.flags.dev_mode\n"
+        "    assert os.getppid() != os.getpid()\n"
+        "    print('ran', file=open('ran', 'w'))\n"
+    )
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--size=big -p plugged")
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    monkeypatch.setenv("PYTHONDEVMODE", "1")
+
+    run_pytest(
+        *options(clean),
+        "-c",
+        str(root / "settings.ini"),
+        f"--rootdir={root}",
+        "--import-mode=importlib",
+        "-otaste=sweet",
+        "--shape=round",
+        str(tests),
+    ).assert_outcomes(passed=1)
+
+    assert (pytester.path / "ran").read_text() == "ran\n"
+
+
+def test_conftest_files_begin_and_end_in_it(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """What they begin for a session they end in the same process; pytest's own has its own."""
+    pytester.makeconftest(
+        """
+        import os
+
+        def note(word):
+            with open("noted", "a") as file:
+                print(word, os.getpid(), file=file)
+
+        def pytest_configure(): note("configure")
+        def pytest_sessionstart(): note("start")
+        def pytest_sessionfinish(): note("finish")
+        def pytest_unconfigure(): note("unconfigure")
+        """
+    )
+    pytester.makepyfile("def test_it(): pass")
+
+    run_pytest(*options(clean)).assert_outcomes(passed=1)
+
+    by_pid: dict[str, list[str]] = {}
+    for line in (pytester.path / "noted").read_text().splitlines():
+        word, pid = line.split()
+        by_pid.setdefault(pid, []).append(word)
+    assert list(by_pid.values()) == [["configure", "start", "finish", "unconfigure"]] * 2
+
+
+def test_no_report_of_its_own(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """Files that a session writes are written by pytest's own process, with what happened in the children in it."""
+    pytester.makepyfile(
+        """
+        import logging
+
+        def test_one(record_testsuite_property, record_xml_attribute):
+            record_testsuite_property("key", "value")
+            record_xml_attribute("kind", "special")
+            logging.warning("for the file")
+
+        def test_two(cache):
+            cache.set("kept/by", "the test")
+            assert 0
+        """
+    )
+
+    files, with_cache = (
+        ("--junitxml=junit.xml", "-ojunit_family=xunit1", "--log-file=log.txt"),
+        ("no:hypothesispytest",),
+    )
+    for _ in range(2):
+        run_pytest(*options(clean), *files, "--lf", plugins=with_cache)
+
+    cached = {path.name: path.read_text() for path in (pytester.path / ".pytest_cache").rglob("*") if path.is_file()}
+    assert '"the test"' in cached["by"]
+    assert list(eval(cached["lastfailed"].replace("true", "True"))) == ["test_no_report_of_its_own.py::test_two"]
+    run_pytest(*options(clean), *files, plugins=with_cache).assert_outcomes(passed=1, failed=1)
+    xml = (pytester.path / "junit.xml").read_text()
+    assert '<property name="key" value="value"' in xml
+    assert 'kind="special"' in xml
+    assert (pytester.path / "log.txt").read_text().count("for the file") == 1
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_options_that_choose_tests_choose_in_the_parent(
+    pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str
+) -> None:
+    """A hook that leaves out what it has not counted, as plugins that split a suite do."""
+    pytester.makepyfile(
+        test_one="def test_a(): pass\ndef test_b(): pass", test_two="def test_c(): pass\ndef test_d(): pass"
+    )
+    pytester.makeconftest(
+        """
+        def pytest_collection_modifyitems(config, items):
+            config.hook.pytest_deselected(items=items[::2])
+            items[:] = items[1::2]
+        """
+    )
+
+    result = run_pytest(*options(clean, scope), "-v")
+
+    result.assert_outcomes(passed=2, deselected=2)
+    result.stdout.fnmatch_lines(["test_one.py::test_b PASSED*", "test_two.py::test_d PASSED*"])
+
+
+def test_pytest_main_with_a_plugin(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """A module is known by its name in the child, a class is not."""
+    pytester.makepyfile(plugged="import pytest\n@pytest.fixture\ndef plugged(): return 1")
+    pytester.makepyfile(test_it="def test_it(plugged): assert plugged == 1")
+    pytester.makepyfile(
+        program=f"import pytest, plugged\nraise SystemExit(pytest.main({list(options(clean))!r}, plugins=[plugged]))"
+    )
+
+    result = pytester.runpython(pytester.path / "program.py")
+
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
+
+
+# What cannot be found again, or does not begin.
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_ids_that_are_others_each_time(
+    pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str, xdist_args: tuple[str, ...]
+) -> None:
+    """A test that is not found is an error at setup, with its name and the reason; the others run."""
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("number", [int(os.environ.get("PYTEST_FAULTGUARD", 0))])
+        def test_random(number): pass
+
+        def test_stable(): pass
+        """
+    )
+
+    result = run_pytest(*xdist_args, *options(clean, scope), "-rE")
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"E *test_random[[]0] was not found by a child that collected it anew (start='{clean}'): a test must *",
+        ]
+    )
+
+
+def test_a_file_that_is_gone(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """Or that cannot be imported a second time: its tests say why, those of other files run."""
+    pytester.makepyfile(
+        test_gone="def test_gone(): pass",
+        test_once="import os\nassert 'PYTEST_FAULTGUARD' not in os.environ, 'only once'\ndef test_once(): pass",
+        test_there="def test_there(): pass",
+    )
+    pytester.makeconftest(
+        """
+        import os
+
+        def pytest_collection_finish():
+            if "PYTEST_FAULTGUARD" not in os.environ:
+                os.remove("test_gone.py")
+        """
+    )
+
+    result = run_pytest(*options(clean))
+
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines_random(
+        ["E *test_gone.py::test_gone was not found by a child*", "*AssertionError: only once*"]
+    )
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise RuntimeError('no licence')", "* did not begin: *RuntimeError: no licence*"),
+        ("import os; os._exit(7)", "* did not begin: exit code 7*"),
+        ("import os; print('last words', flush=True); os.abort()", "* did not begin: SIGABRT (aborted)*"),
+    ],
+    ids=["raises", "exits", "aborts"],
+)
+def test_a_child_that_does_not_begin(
+    pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str, code: str, told: str
+) -> None:
+    """Each test is an error at setup with what there is to be told, and the session goes on."""
+    pytester.makeconftest(f"import os\nif 'PYTEST_FAULTGUARD' in os.environ:\n    {code}\n")
+    pytester.makepyfile("def test_a(): pass\ndef test_b(): pass\n")
+
+    result = run_pytest(*options(clean, scope), "--capture=no")
+
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines([f"E {told}"])
+    if "last words" in code:
+        result.stdout.fnmatch_lines(["*last words*"])
+
+
+def test_a_module_that_crashes_in_the_child_alone(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """The dump of the import is in the error."""
+    pytester.makepyfile("import os\nif 'PYTEST_FAULTGUARD' in os.environ:\n    os.abort()\ndef test_it(): pass\n")
+
+    result = run_pytest(*options(clean))
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["E * did not begin: SIGABRT (aborted)*", '*test_a_module_that_crashes*.py", line 3 in <module>']
+    )
+
+
+# How they end.
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import atexit; atexit.register(os.abort)", "SIGABRT (aborted) at interpreter exit after *"),
+        ("from programs import lib; lib.die_in_destructor()", "SIGABRT (aborted) at interpreter exit after *"),
+        ("import atexit; atexit.register(os._exit, 3)", "exit code 3 at interpreter exit after *"),
+    ],
+    ids=["atexit", "destructor", "exit"],
+)
+@pytest.mark.usefixtures("programs")
+def test_a_crash_at_interpreter_exit(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    start: str,
+    scope: str,
+    code: str,
+    told: str,
+    xdist_args: tuple[str, ...],
+) -> None:
+    """One more report of teardown, on the last test; a fork leaves without all that."""
+    pytester.makepyfile(f"import os\ndef test_first(): pass\ndef test_last():\n    {code}\n    print('words')\n")
+    distribution = ("--dist=loadfile",) if xdist_args else ()
+
+    result = run_pytest(*xdist_args, *distribution, *options(start, scope), "-rE")
+
+    if start != "spawn":
+        result.assert_outcomes(passed=2)
+        return
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_last*", f"E * {told}"])
+
+
+def test_handlers_of_atexit_run_in_a_fresh_interpreter_only(
+    pytester: pytest.Pytester, run_pytest: RunPytest, start: str
+) -> None:
+    """What they write is shown where it would be without a guard."""
+    pytester.makepyfile("import atexit\ndef test_it(): atexit.register(print, 'at the very end')\n")
+
+    result = run_pytest(*options(start))
+
+    result.assert_outcomes(passed=1)
+    assert str(result.stdout).count("at the very end") == (start == "spawn")
+
+
+# Libraries that cannot live with fork.
+
+NO_FORK = """
+import threading
+from programs import lib
+
+lib.{0}_begin()
+
+def test_use(faultguard_data):
+    assert lib.{0}_use() == 42
+"""
+
+
+@pytest.mark.parametrize("library", ["no_fork", "pool"])
+@pytest.mark.usefixtures("programs")
+def test_library_that_cannot_live_with_fork(
+    pytester: pytest.Pytester, run_pytest: RunPytest, start: str, library: str, xdist_args: tuple[str, ...]
+) -> None:
+    """It aborts or waits for ever in a fork, whose report hints at spawn, and works in a fresh interpreter."""
+    pytester.makepyfile(NO_FORK.format(library))
+
+    result = run_pytest(*xdist_args, *options(start, "function"), "--faultguard-timeout=1")
+
+    if start == "spawn" or (start, library) == ("forkserver", "pool"):
+        result.assert_outcomes(passed=1)
+        return
+    result.assert_outcomes(failed=1)
+    if start == "fork":
+        ground = "it speaks of fork (no_fork: used after fork() without exec())"
+        if library == "pool":
+            ground = "pytest's process has * threads, and a fork of it only one of them"
+        result.stdout.fnmatch_lines(
+            ["*- hint -*", f'{ground}: for a library that cannot live with fork, try start="spawn"']
+        )
+
+
+@pytest.mark.parametrize(
+    "test",
+    ["import os; os.abort()", "import time; time.sleep(60)", "while True: pass"],
+    ids=["abort", "sleep", "loop"],
+)
+def test_no_hint_where_nothing_speaks_for_it(pytester: pytest.Pytester, run_pytest: RunPytest, test: str) -> None:
+    """Pytest's process has one thread, and nobody has spoken of fork."""
+    pytester.makepyfile(f"def test_it():\n    {test}\n")
+
+    result = run_pytest(*options("fork", "function"), "--faultguard-timeout=0.5")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.no_fnmatch_line("*- hint -*")
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_a_parent_with_many_threads(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str) -> None:
+    """They take and give locks all the time; no child has one that nobody will give back, and none has a thread."""
+    pytester.makeconftest(
+        """
+        import logging, os, threading
+
+        def busy():
+            while True:
+                logging.getLogger("busy").debug("x")
+                os.environ.get("X")
+
+        if "PYTEST_FAULTGUARD" not in os.environ:
+            for _ in range(20):
+                threading.Thread(target=busy, daemon=True).start()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest, threading
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(number):
+            assert threading.active_count() == 1
+        """
+    )
+
+    run_pytest(*options(clean, scope)).assert_outcomes(passed=3)
+
+
+# The marker, and several of them in one session.
+
+
+def test_marker_and_settings(pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]) -> None:
+    """Marker before command line before ini; one child for each start method of a scope."""
+    pytester.makeini("[pytest]\nfaultguard_start = forkserver\nfaultguard_scope = module\n")
+    pytester.makepyfile(
+        """
+        import os, sys, pytest
+
+        STATE = []
+        guard = pytest.mark.faultguard
+
+        def kind():
+            if not STATE:
+                STATE.append(os.getpid())
+            command = open("/proc/self/cmdline").read()
+            if "protocol.spawned" in command:
+                return "spawn"
+            return "forkserver" if "protocol.server" in command else "fork"
+
+        @guard(start="spawn")
+        def test_spawn(): assert kind() == "spawn"
+
+        @guard(start="fork")
+        def test_fork(): assert kind() == "fork"
+
+        @guard
+        def test_ini(): assert kind() == "forkserver"
+
+        @guard(start="spawn")
+        def test_spawn_again():
+            assert kind() == "spawn"
+            assert STATE == [os.getpid()]
+
+        @guard
+        def test_ini_again():
+            assert kind() == "forkserver"
+            assert STATE == [os.getpid()]
+        """
+    )
+
+    distribution = ("--dist=loadfile",) if xdist_args else ()
+    run_pytest(*xdist_args, *distribution).assert_outcomes(passed=5)
+    result = run_pytest("--faultguard-start=fork", "-k", "ini")
+    result.assert_outcomes(failed=2, deselected=3)
+
+
+@pytest.mark.parametrize("where", ["marker", "option", "ini"])
+def test_wrong_start(pytester: pytest.Pytester, run_pytest: RunPytest, where: str) -> None:
+    """A usage error that names argument and value."""
+    marker = "(start='thread')" if where == "marker" else ""
+    pytester.makepyfile(f"import pytest\n@pytest.mark.faultguard{marker}\ndef test_it(): pass\n")
+    args = {"option": ("--faultguard-start=thread",), "ini": ("-ofaultguard_start=thread",)}.get(where, ())
+
+    result = run_pytest(*args)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *start*'thread' is not one of fork, forkserver, spawn"])
+
+
+# Test modules in a fork server.
+
+
+def test_a_server_has_test_modules_where_they_start_no_thread(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """Each module is imported once for all children, or once in each."""
+    note = "import os\nwith open('imports', 'a') as file: print(__name__, os.environ.get('PYTEST_FAULTGUARD'), file=file)\n"
+    tests = "def test_a(): pass\ndef test_b(): pass\ndef test_c(): pass\n"
+    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    pytester.makepyfile(test_calm=note + tests)
+
+    run_pytest(*options("forkserver", "function")).assert_outcomes(passed=3)
+    calm = (pytester.path / "imports").read_text().split("\n")
+    (pytester.path / "imports").unlink()
+    pytester.makepyfile(test_calm=note + thread + tests)
+    run_pytest(*options("forkserver", "function")).assert_outcomes(passed=3)
+    threaded = (pytester.path / "imports").read_text().split("\n")
+
+    assert calm == ["test_calm None", "test_calm 1", ""]
+    assert threaded == ["test_calm None", *["test_calm 1"] * 4, ""]
+
+
+def test_a_child_starts_none_itself(pytester: pytest.Pytester, run_pytest: RunPytest, start: str, scope: str) -> None:
+    """Not for its first test either."""
+    pytester.makepyfile(
+        """
+        import os
+
+        def test_first():
+            assert open(f"/proc/self/task/{os.getpid()}/children").read() == ""
+
+        test_second = test_first
+        """
+    )
+
+    run_pytest(*options(start, scope)).assert_outcomes(passed=2)
