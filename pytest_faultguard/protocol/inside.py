@@ -204,7 +204,8 @@ class Inside:
             self._send(Stopped(reason=None, returncode=None, text=str(interrupt), frames=_frames_of(interrupt)))
         else:
             self._send_lines()
-            self._send(Finished(shouldstop=session.shouldstop, shouldfail=session.shouldfail))
+            # To be heard at once: while this process ends, its guard has the time for all that it has let gather.
+            self._line.sender.ring(Finished(shouldstop=session.shouldstop, shouldfail=session.shouldfail))
             return
         # As at the end of an interrupted session: what this process has set up, it tears down.
         if self._lives_on:
