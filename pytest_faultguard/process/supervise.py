@@ -168,6 +168,8 @@ class Watch:
             self._dump_fd: self._read_dump,
             self._stacks_fd: self._read_stacks,
         }
+        #: Those that are read once more when it has ended: with that, all of them have something to say.
+        self._read_at_end = frozenset(fds)
         if relay is not None:
             self._readers[relay.fd] = lambda: self._call(relay.pass_on)
         for fd in self._readers:
@@ -318,7 +320,7 @@ class Watch:
         due = min(self._timers.values(), default=None)
         wait = None if due is None else math.ceil(max(0.0, due - time.monotonic()) * 1000)
         for fd, _ in self._poll.poll(wait):
-            if fd in self._readers and not self._idle:
+            if fd in self._readers and not self._idle and not (self._dead and fd in self._read_at_end):
                 self._readers[fd]()
         now = time.monotonic()
         for action, when in sorted(self._timers.items(), key=lambda timer: timer[1]):
