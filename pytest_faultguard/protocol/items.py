@@ -559,6 +559,11 @@ class GuardedItem:
         nextitem = None if session.shouldfail or session.shouldstop else self.nextitem
         if self.may_be_followed and (self.failed or (report is not None and report.failed)):
             nextitem = item
+        if report is not None and not _has_to_tear_down(session, nextitem):
+            # Nearly always: what pytest does around a phase would be the dearest part of this.
+            if not logged:
+                self._log_report(report)
+            return
         call = called(lambda: _teardown(item, nextitem), "teardown")
         if call.excinfo is None and report is not None:
             if not logged:
@@ -652,12 +657,15 @@ def _like(warned: Warned) -> type[Warning]:
     return type(warned.category_name.rpartition(".")[2], (Warning,), namespace)
 
 
+def _has_to_tear_down(session: pytest.Session, nextitem: pytest.Item | None) -> bool:
+    stack = session._setupstate.stack
+    return bool(stack) and (nextitem is None or list(stack) != nextitem.listchain()[: len(stack)])
+
+
 def _teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    state = item.session._setupstate
-    needed = [] if nextitem is None else nextitem.listchain()
-    if list(state.stack) != needed[: len(state.stack)]:
+    if _has_to_tear_down(item.session, nextitem):
         with capturing(item, "teardown"):
-            state.teardown_exact(nextitem)
+            item.session._setupstate.teardown_exact(nextitem)
 
 
 def _other_values(item: pytest.Item, session: Session) -> Generator[pytest.FixtureDef[Any]]:
