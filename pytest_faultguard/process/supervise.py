@@ -142,7 +142,7 @@ class Watch:
         self._cpu_end: Seconds = 0.0
         self._overdue: Overdue | Overspent | None = None
         self._killed = False
-        self._kills_before: int | None = None
+        self._kills_before: bytes | None = None
         self._data_bytes: int | None = None
         self._usage: Usage | None = None
         self._lost = ""
@@ -188,7 +188,8 @@ class Watch:
         self._cpu, self._cpu_end = cpu, (cpu or 0.0) + ((proc.cpu_seconds(self._child.pid) or 0.0) if cpu else 0.0)
         if cpu:
             self._timers[self._on_cpu_due] = self._begun_at + cpu / _CORES
-        kills = _kills().count()
+        # Understood only where somebody asks.
+        kills = _kills().text()
         if self._kills_before is None or not self.has_ended():
             # It may have begun before this order came, and even have been killed.
             self._kills_before = kills
@@ -669,7 +670,7 @@ class Watch:
         return Exited(code=code)
 
     def _sender_of_sigkill(self) -> Ending:
-        before, now = self._kills_before, _kills().count()
+        before, now = oom.read_count(self._kills_before or b""), _kills().count()
         if self._killed:
             pass  # It was this guard.
         elif before is None or now is None:
