@@ -18,8 +18,9 @@ CPU = "faultguard_cpu_seconds"
 
 def add(properties: list[tuple[str, Any]], used: Usage) -> None:
     """Add what a test used to the properties of its report, where they are not there."""
-    if any(name == CPU for name, _ in properties):
-        return
+    for name, _ in properties:
+        if name == CPU:
+            return
     if used.peak_bytes is not None:
         properties.append((PEAK, used.peak_bytes))
     properties.append((CPU, round(used.cpu_seconds, 6)))

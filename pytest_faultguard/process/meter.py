@@ -40,6 +40,10 @@ class Before:
     waited_peak: int = 0
 
 
+#: Of one that was just born.
+NOTHING = Before()
+
+
 @final
 class Meter:
     """In a child: measures one test after another."""
@@ -62,20 +66,20 @@ class Meter:
                 pass
             finally:
                 os.close(fd)
-        self._base = spent().cpu_seconds
+        self._base = _cpu_seconds(
+            resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        )
 
     def read(self) -> tuple[Usage, Before]:
         """What the test has used by now, and what the next one will find used."""
-        before = spent()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
-        return Usage(cpu_seconds=before.cpu_seconds - self._base, peak_bytes=peak), before
+        own, waited = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = _cpu_seconds(own, waited)
+        usage = Usage(cpu_seconds=cpu - self._base, peak_bytes=own.ru_maxrss * _UNIT)
+        return usage, Before(cpu_seconds=cpu, waited_peak=waited.ru_maxrss * _UNIT)
 
 
-def spent() -> Before:
-    """What this process has used since its birth."""
-    own, waited = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
-    return Before(cpu_seconds=cpu, waited_peak=waited.ru_maxrss * _UNIT)
+def _cpu_seconds(own: resource.struct_rusage, waited: resource.struct_rusage) -> Seconds:
+    return own.ru_utime + own.ru_stime + waited.ru_utime + waited.ru_stime
 
 
 def usage_of_reaped(rusage: resource.struct_rusage) -> Usage:

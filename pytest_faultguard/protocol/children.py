@@ -39,7 +39,7 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Trim
-from pytest_faultguard.process.meter import Before
+from pytest_faultguard.process.meter import NOTHING
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.protocol import inside
@@ -144,7 +144,7 @@ class Child:
         #: Whether it is to run no other item.
         self.is_unfit = False
         #: What it had used when its last test ended.
-        self.before = Before()
+        self.before = NOTHING
 
     def close(self) -> None:
         """The child has ended, or belongs to another process than this. May be called again."""

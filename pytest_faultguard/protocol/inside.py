@@ -55,6 +55,7 @@ from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Orders
+from pytest_faultguard.process.meter import NOTHING
 from pytest_faultguard.process.meter import Before
 from pytest_faultguard.process.meter import Meter
 from pytest_faultguard.process.rescue import rescue
@@ -576,7 +577,7 @@ class Reporter:
         self.add_data(report)  # Only now has a strict xfail that passed become a failure.
         self.tell_noted(report)
         self._send_lines()
-        before = Before()
+        before = NOTHING
         if ends_phase and report.when == "teardown" and not self.is_late:
             used, before = self._meter.read()
             usage.add(report.user_properties, used)

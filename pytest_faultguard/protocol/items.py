@@ -405,10 +405,10 @@ class GuardedItem:
         output = self.child.output
         captured = output.read()
         ending = self._ending(remains)
-        self.usage = None if remains.usage is None else since(remains.usage, self.child.before)
         if ending is None:
             output.pass_on(captured)
             return None
+        self.usage = None if remains.usage is None else since(remains.usage, self.child.before)
         words = output.native_words()
         if words:
             captured["stderr"] = captured.get("stderr", "") + words
