@@ -301,20 +301,8 @@ class Child:
         bound = max(limits.grace, _LEAST_GRACE) if hurry else timeout or None
         return replace(limits, timeout=bound, clock_waits=False)
 
-    @contextmanager
-    def _guarding(self, item: Runs) -> Generator[None]:
-        session = self._config.stash[session_key]
-        session.guarding = item.item.nodeid, self.guard
-        try:
-            yield
-        except BaseException:
-            # Where the child lives, the session's end ends it.
-            if self.guard.is_buried:
-                self._config.stash[children_key].remove(self)
-                self.close()
-            raise
-        finally:
-            session.guarding = None
+    def _guarding(self, item: Runs) -> _Guarding:
+        return _Guarding(self, self._config, item)
 
     def _take(self, message: Message) -> None:
         match message:
@@ -328,6 +316,26 @@ class Child:
     def _take_snapshot(self, snapshot: Snapshot) -> None:
         if self.item is not None:
             self.item.take_snapshot(snapshot)
+
+
+class _Guarding:
+    """While a child does something for an item; no generator, for right after a fork each page that is touched costs."""
+
+    def __init__(self, child: Child, config: pytest.Config, item: Runs) -> None:
+        self._child = child
+        self._config = config
+        self._session = config.stash[session_key]
+        self._guarding = item.item.nodeid, child.guard
+
+    def __enter__(self) -> None:
+        self._session.guarding = self._guarding
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._session.guarding = None
+        # Where the child lives, the session's end ends it.
+        if kind is not None and self._child.guard.is_buried:
+            self._config.stash[children_key].remove(self._child)
+            self._child.close()
 
 
 class Children:
