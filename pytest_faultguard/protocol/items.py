@@ -105,6 +105,8 @@ crash_key = pytest.StashKey["tuple[Crash, list[tuple[str, str]], list[tuple[str,
 
 def run_attempts(item: pytest.Item, nextitem: pytest.Item | None, settings: Settings) -> bool:
     """Have pytest-rerunfailures run the item, each attempt in a child; False where it leaves that to us."""
+    if not reruns.is_active(item.config):
+        return False
     attempts: list[GuardedItem] = []
 
     def attempt(may_be_followed: bool) -> list[pytest.TestReport]:  # noqa: FBT001 - the one thing that it is told.
@@ -172,7 +174,10 @@ class GuardedItem:
         children = item.config.stash[children_key]
         try:
             child = self.child = children.child_for(item)
-            remains = child.run(self, children.place_of(item), children.place_of(self._following(child)))
+            if child.node is None:
+                remains = child.run(self, None, None)
+            else:
+                remains = child.run(self, children.place_of(item), children.place_of(self._following(child)))
         except (JournalError, LaunchError) as error:
             self._refuse(error)
             return
