@@ -453,7 +453,7 @@ class Receiver:
 
 def _encode(message: Message) -> bytes:
     fields = {name: getattr(message, name) for name in message.__slots__}
-    body = json.dumps([type(message).__name__, _packed(fields)]).encode("ascii")
+    body = _encoder.encode([type(message).__name__, _packed(fields)]).encode("ascii")
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
@@ -525,3 +525,5 @@ def _unpacked(value: dict[str, Any]) -> Any:
 
 
 _decoder = json.JSONDecoder(object_hook=_unpacked)
+#: What is packed is a tree.
+_encoder = json.JSONEncoder(check_circular=False)
