@@ -16,10 +16,9 @@ from typing import final
 
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.outcome import LaunchError
+from pytest_faultguard.process import proc
 from pytest_faultguard.process import signals
 
-#: Of a folder with one folder in it, which is what the kernel shows of a process with one thread.
-_LINKS_OF_ONE = 3
 #: How a process of ours leaves. Others put something of theirs in the place of ``os._exit``, for the tests: coverage.py
 #: does, and it writes a data file.
 leave: Callable[[int], NoReturn] = getattr(sys.modules.get("posix"), "_exit", os._exit)
@@ -153,7 +152,8 @@ def die_with(parent: int) -> None:
 
 def _fork() -> int:
     try:
-        if _is_alone():
+        if proc.thread_count() == 1:
+            # Then nobody warns, and both sides are spared the end of a context of warnings.
             return os.fork()
         with warnings.catch_warnings():
             # CPython 3.12 warns about every fork beside threads (execnet's receiver is one); the user did not fork.
@@ -162,14 +162,6 @@ def _fork() -> int:
     except OSError as error:
         msg = f"cannot fork: {error}"
         raise LaunchError(msg) from error
-
-
-def _is_alone() -> bool:
-    """Whether this process has one thread: then nobody warns, and both sides are spared the end of a context of warnings."""
-    try:
-        return os.stat("/proc/self/task").st_nlink == _LINKS_OF_ONE  # noqa: PTH116 - asked before each test.
-    except OSError:
-        return False
 
 
 def _watchable(pid: int) -> int:

@@ -200,7 +200,7 @@ class Child:
         """Run an item; what was left by the child where that was its end."""
         attempt = item.attempt
         if self.node is None and not self._is_forked:
-            return self._run_spawned(item, place)
+            return self._run_spawned(item)
         self.item = item
         if self.node is None:
             with self._guarding(item):
@@ -218,9 +218,9 @@ class Child:
             self._sweep.begin()
         return remains
 
-    def _run_spawned(self, item: Runs, place: int | None) -> Remains:
-        """In an interpreter of its own: run it, and end."""
-        assert place is not None
+    def _run_spawned(self, item: Runs) -> Remains:
+        """In a child that begins clean: run it, and end."""
+        (place,) = self._items
         try:
             self.start(item.item.session)
             self.check_found(place)
