@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,13 +14,18 @@ from typing import TYPE_CHECKING
 from typing import final
 
 from pytest_faultguard.crash import Ending
+from pytest_faultguard.crash import Exited
+from pytest_faultguard.crash import Lost
 from pytest_faultguard.crash import Seconds
+from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import ThreadStack
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import child as child_side
+from pytest_faultguard.process.attend import attend
 from pytest_faultguard.process.channel import ChannelError
+from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Order
@@ -36,6 +42,7 @@ from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.process.supervise import Watch
 from pytest_faultguard.process.supervise import Watched
 from pytest_faultguard.process.supervise import hold
+from pytest_faultguard.process.supervise import read_pipe
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -117,6 +124,48 @@ class Guard:
                 self._watch = None
         assert watched is not None
         return _remains(watched)
+
+    def attend(
+        self, command: Callable[[child_side.Wiring], list[str]], keep: Iterable[int], orders: Iterable[Order]
+    ) -> Remains:
+        """Run a command that has the terminal and all the time it wants; the child below it carries out these orders.
+
+        Raises:
+            LaunchError: it could not be started.
+        """
+        with _Pipes(for_orders=True) as pipes:
+            wiring = child_side.Wiring(*pipes.theirs)
+            receiver, sender = Receiver(pipes.ours[0]), Sender(pipes.ours[4])
+            for order in orders:
+                sender.send(order)
+            seen, dump = list[Message](), bytearray()
+
+            def read_channel() -> bool:
+                for message in receiver.receive():
+                    seen.append(message)
+                    self.on_message(message)
+                return not receiver.closed
+
+            def read_dump() -> bool:
+                data = read_pipe(pipes.ours[1])
+                dump.extend(data or b"")
+                return data != b""
+
+            keep = [*dataclasses.astuple(wiring), *keep]
+            status = attend(command(wiring), keep, {pipes.ours[0]: read_channel, pipes.ours[1]: read_dump})
+        text = dump.decode("ascii", "backslashreplace")
+        has_finished = any(isinstance(message, Finished) for message in seen)
+        return Remains(
+            ending=_attended_ending(status, faultdump.parse(text).signal, has_finished=has_finished),
+            finished=has_finished,
+            ended_at=time.monotonic(),
+            dump=text,
+            stacks=faultdump.parse(text).stacks,
+            leaked=(),
+            gaps=(),
+            data_bytes=None,
+            usage=None,
+        )
 
     # A child that lives on.
 
@@ -351,6 +400,17 @@ class _Pipes:
         """In the guard: these ends are the child's."""
         while self.theirs:
             os.close(self.theirs.pop())
+
+
+def _attended_ending(status: int, dumped: int | None, *, has_finished: bool) -> Ending | None:
+    if dumped is not None:
+        return Signaled(signal=dumped)
+    if has_finished:
+        return None  # How the command ends that has attended it is its own matter.
+    if os.WIFSIGNALED(status):
+        return Signaled(signal=os.WTERMSIG(status), core_dumped=os.WCOREDUMP(status))
+    code = os.WEXITSTATUS(status)
+    return Exited(code=code) if code else Lost(reason="the command under which it ran ended before it")
 
 
 def _remains(watched: Watched) -> Remains:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import signal
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -303,6 +304,11 @@ AUTO_HELP = (
 )
 USAGE_FLAG = "--faultguard-usage"
 USAGE_HELP = "show what the guarded tests used: memory at its peak and processor time, the N largest, or all"
+EXEC_FLAG = "--faultguard-exec"
+EXEC_HELP = (
+    'run the one guarded test that is selected in a fresh interpreter under this command, as in "gdb --args": '
+    "it has the terminal, and no deadline"
+)
 ALIASES_INI = "faultguard_aliases"
 ALIASES_HELP = f"marks of other plugins that guard a test as well: any of {', '.join(ALIASES)}"
 #: By the name of its value. A debugger has no terminal in a child; and syrupy writes what tests have put into this
@@ -324,6 +330,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("faultguard", "crash-isolated tests")
     for flag, told in FLAGS.items():
         group.addoption(flag, action="store_true", default=False, dest=_dest(flag), help=told)
+    group.addoption(EXEC_FLAG, default=None, metavar="COMMAND", help=EXEC_HELP)
     group.addoption(USAGE_FLAG, action="store", nargs="?", const="0", default=None, metavar="N", help=USAGE_HELP)
     for argument in _configurable():
         group.addoption(argument.flag, metavar=argument.metavar, default=None, dest=argument.ini, help=argument.help)
@@ -359,6 +366,7 @@ def check_config(config: pytest.Config) -> None:
         pytest.UsageError: names the option or setting, and the value.
     """
     usage_rows(config)
+    exec_command(config)
     for argument in _configurable():
         _configured(argument, config)
     auto_modules(config)
@@ -408,6 +416,41 @@ def usage_rows(config: pytest.Config) -> int | None:
         return int(given)
     msg = f"{USAGE_FLAG}: {given!r} is not a number of tests, 0 for all; before a path write {USAGE_FLAG}=0"
     raise pytest.UsageError(msg)
+
+
+def exec_command(config: pytest.Config) -> Sequence[str]:
+    """The words of the command under which the test is to run; none where it runs as always.
+
+    Raises:
+        pytest.UsageError: names the option and the value.
+    """
+    given: str | None = config.getoption(_dest(EXEC_FLAG))
+    if given is None:
+        return ()
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        msg = f"{EXEC_FLAG}: {given!r}: {error}"
+        raise pytest.UsageError(msg) from None
+    if not words:
+        msg = f"{EXEC_FLAG}: {given!r} is no command"
+        raise pytest.UsageError(msg)
+    if hasattr(config, "workerinput") or config.getoption("numprocesses", None):
+        msg = f"{EXEC_FLAG}: a worker of pytest-xdist has no terminal; use -n0"
+        raise pytest.UsageError(msg)
+    return words
+
+
+def check_exec(config: pytest.Config, guarded: Sequence[pytest.Item]) -> None:
+    """Check that there is one guarded test to run under the command.
+
+    Raises:
+        pytest.UsageError: there is none, or there are several.
+    """
+    if exec_command(config) and len(guarded) != 1:
+        told = "".join(f"\n  {item.nodeid}" for item in guarded[:10])
+        msg = f"{EXEC_FLAG} takes one guarded test, and {len(guarded)} are selected{told}"
+        raise pytest.UsageError(msg)
 
 
 def _aliases(config: pytest.Config) -> Sequence[str]:
@@ -641,6 +684,7 @@ def reference() -> str:
         if argument.is_marker_only:
             flag = ini = ""
         rows.append((f"``{argument.name}=``", flag, ini, default, argument.help))
+    rows.append(("", f"``{EXEC_FLAG} COMMAND``", "", "none", EXEC_HELP))
     rows.append(("", "", f"``{AUTO_INI}``", "none", AUTO_HELP))
     rows.append(("", "", f"``{ALIASES_INI}``", "none", ALIASES_HELP))
     lines = [".. list-table::", "   :header-rows: 1", ""]

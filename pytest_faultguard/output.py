@@ -10,7 +10,9 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Generator
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import Any
 from typing import final
 
@@ -28,6 +30,21 @@ def flush_all(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("terminalreporter"):  # Not with -p no:terminal.
         config.get_terminal_writer().flush()
     flush_streams()
+
+
+@contextmanager
+def stdin_given_back(config: pytest.Config) -> Generator[None]:
+    """While pytest captures nothing, have descriptor 0 be the terminal's again: it keeps that one all the time."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is None:
+        yield
+        return
+    capture.suspend_global_capture(in_=True)
+    try:
+        yield
+    finally:
+        capture.resume_global_capture()
+        capture.suspend_global_capture()
 
 
 @final

@@ -89,6 +89,8 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
             item.stash[settings_key] = options.settings_for(item, is_chosen=choice.takes(item))
         if options.why_unguarded(config) is not None:
             _skip_deaths(items)
+        else:
+            options.check_exec(config, [item for item in items if is_guarded(item)])
         _warn_of_lost(config, items)
     except pytest.UsageError as error:
         output = getattr(config, "workeroutput", None)

@@ -6,8 +6,10 @@ Runs after a fork, maybe beside threads that the fork has lost: nothing here tak
 from __future__ import annotations
 
 import dataclasses
+import errno
 import faulthandler
 import gc
+import linecache
 import os
 import select
 import signal
@@ -74,7 +76,13 @@ class Orders:
         self._identity = identity(fd)
         self._receiver = Receiver(fd)
         self._parent = os.getppid()
-        self._parent_fd = moved_up(os.pidfd_open(self._parent))
+        #: None under a tool that does not know of such descriptors (valgrind): the end of the orders has to do.
+        self._parent_fd: int | None = None
+        try:
+            self._parent_fd = moved_up(os.pidfd_open(self._parent))
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
 
     def wait(self) -> Message:
         """The next order.
@@ -91,7 +99,8 @@ class Orders:
         signals.set_parent_death_signal(0)
         waiting = select.poll()
         waiting.register(self._fd, select.POLLIN)
-        waiting.register(self._parent_fd, select.POLLIN)
+        if self._parent_fd is not None:
+            waiting.register(self._parent_fd, select.POLLIN)
         while order is None:
             waiting.poll()
             self._leave_with_parent()
@@ -125,6 +134,7 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         if not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()
+        _leave_terminal()
         _arm(wiring)
         status = _outcome(target, line)
     finally:
@@ -135,9 +145,14 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
 def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *, is_server: bool = False) -> int:
     """As :func:`run`, in a program of its own: returns the exit code with which the interpreter is to end.
 
-    What a server forks is ours, and not a test's.
+    What a server forks is ours, and not a test's. A child that is attended (``parent`` is 0) has the terminal, and between
+    pytest and it there may be a debugger.
     """
-    die_with(parent)
+    if parent:
+        die_with(parent)
+        _leave_terminal()
+    # Since CPython 3.13, what -c was given: every traceback would show it as the source of code that a test makes of text.
+    linecache.cache.pop("<string>", None)
     for fd in dataclasses.astuple(wiring):
         os.set_inheritable(fd, False)
     _arm(wiring, is_server=is_server)
@@ -149,6 +164,7 @@ def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int) -
     status = 1
     try:
         be_adopted(parent)
+        _leave_terminal()
         _arm(wiring)
         status = _outcome(target, line_of(wiring))
     finally:
@@ -162,7 +178,6 @@ def line_of(wiring: Wiring) -> Line:
 
 
 def _arm(wiring: Wiring, *, is_server: bool = False) -> None:
-    _leave_terminal()
     faultdump.arm(wiring.dump_fd, wiring.stacks_fd)
     if not is_server:
         os.register_at_fork(after_in_child=lambda: _disown(wiring))

@@ -79,6 +79,22 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
+def spawn_attended(command: list[str], keep: Iterable[int]) -> Child:
+    """As :func:`spawn_child`, looked up in ``PATH``, in the process group of this process, which the terminal belongs to.
+
+    Raises:
+        LaunchError: there is no such program, or no process or no descriptor could be had.
+    """
+    started_at = time.monotonic()
+    actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+    try:
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+    except OSError as error:
+        msg = f"cannot start {command[0]}: {error}"
+        raise LaunchError(msg) from error
+    return Child(pid=pid, pidfd=os.pidfd_open(pid), started_at=started_at)
+
+
 def adopt_child(request: Callable[[], int]) -> Child:
     """Have a process of ours fork a child whose own parent ends at once: it becomes ours (``PR_SET_CHILD_SUBREAPER``).
 

@@ -211,7 +211,7 @@ class Watch:
         self._idle = False
         self._gaps.clear()
         if not has_begun:
-            _read(self._stacks_fd)
+            read_pipe(self._stacks_fd)
 
     def interrupt(self) -> None:
         """Have the child tear down what it has set up, and leave; after a grace it is killed."""
@@ -352,7 +352,7 @@ class Watch:
             self._is_heeding = True
 
     def _on_bell(self) -> None:
-        if _read(self._bell_fd) == b"":
+        if read_pipe(self._bell_fd) == b"":
             self._forget(self._bell_fd)
         self._read_channel()
 
@@ -377,6 +377,8 @@ class Watch:
     def _take(self, message: Message) -> None:
         if self._overdue is not None or self._dump:
             # Said after the deadline or after the crash: the ending is decided, and a phase has one outcome.
+            if isinstance(message, Idle) and self._kill in self._timers:
+                kill_group(self._child.pid)  # SIGTERM has ended the test, and the child would wait for another.
             return
         if self._is_deaf and not isinstance(message, Stopped | Finished | Broken):
             return
@@ -416,7 +418,7 @@ class Watch:
                 # Before its first word is taken: it is about to die, and who has a limit of memory waits for that only.
                 self._data_bytes = proc.data_bytes(self._child.pid)
                 _let_go(self._dump_fd)
-        data = _read(self._dump_fd)
+        data = read_pipe(self._dump_fd)
         if data == b"":
             self._forget(self._dump_fd)
             return
@@ -436,7 +438,7 @@ class Watch:
             self._read_channel()  # As above.
             if self._idle:
                 return
-        data = _read(self._stacks_fd)
+        data = read_pipe(self._stacks_fd)
         if data == b"":
             self._forget(self._stacks_fd)
         if not data:
@@ -681,8 +683,8 @@ class Watch:
         return Signaled(signal=int(signal.SIGKILL))
 
 
-def _read(fd: int) -> bytes | None:
-    """What can be read at once; "" at the end, None where nothing is there yet."""
+def read_pipe(fd: int) -> bytes | None:
+    """What can be read at once; nothing at the end, None where nothing is there yet."""
     parts: list[bytes] = []
     while True:
         try:

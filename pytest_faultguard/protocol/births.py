@@ -31,12 +31,15 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
+from pytest_faultguard.options import exec_command
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Overture
+from pytest_faultguard.output import stdin_given_back
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Message
+from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import write
 from pytest_faultguard.process.child import Wiring
 from pytest_faultguard.session import is_guarded
@@ -85,6 +88,31 @@ class Births:
             self._server = _Server(self._session)
         self._server.fork(guard, charge)
         _await_begin(guard, errors, self._server.overture, "a child of the fork server")
+
+    def attend(self, guard: Guard, charge: Charge, orders: Sequence[Order]) -> Remains:
+        """Run a child with these orders under the user's command; what is left of it.
+
+        Raises:
+            LaunchError: it could not be started.
+        """
+        overture = Overture()
+        try:
+            letter = _letter(self._session)
+            letter = replace(letter, args=("--capture=no", *letter.args), options={**letter.options, "capture": "no"})
+            charge = replace(charge, fds={**charge.fds, **overture.fds()})
+            letter_fd = _file(letter, charge)
+            words = exec_command(self._session.config)
+            try:
+                with stdin_given_back(self._session.config):
+                    return guard.attend(
+                        lambda wiring: [*words, *_command("spawned", 0, (letter_fd,), wiring)],
+                        [letter_fd, *charge.fds.values()],
+                        orders,
+                    )
+            finally:
+                os.close(letter_fd)
+        finally:
+            overture.close()
 
     def end(self, *, hurry: bool = False) -> None:
         """The session ends."""
@@ -215,7 +243,7 @@ def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequenc
     """Start an interpreter that runs a module of ours, which is given the messages and these numbers."""
     letter_fd = _file(*messages)
     try:
-        guard.spawn(lambda wiring: _command(module, (letter_fd, *numbers), wiring), [letter_fd, *keep])
+        guard.spawn(lambda wiring: _command(module, os.getpid(), (letter_fd, *numbers), wiring), [letter_fd, *keep])
     finally:
         os.close(letter_fd)
 
@@ -230,14 +258,14 @@ def _file(*messages: Message) -> int:
     return fd
 
 
-def _command(module: str, numbers: Sequence[int], wiring: Wiring) -> list[str]:
+def _command(module: str, parent: int, numbers: Sequence[int], wiring: Wiring) -> list[str]:
     if not sys.executable:
         msg = "cannot start an interpreter: sys.executable is empty"
         raise LaunchError(msg)
     # As multiprocessing does: -W, -X, -O and whatever else this interpreter was started with.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     path = [one for one in sys.path if isinstance(one, str)]
-    told = ", ".join(map(str, (os.getpid(), *numbers, *dataclasses.astuple(wiring))))
+    told = ", ".join(map(str, (parent, *numbers, *dataclasses.astuple(wiring))))
     return [sys.executable, *flags, "-c", _PROGRAM.format(path=path, module=module, numbers=told)]
 
 

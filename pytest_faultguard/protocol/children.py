@@ -27,6 +27,7 @@ from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
 from pytest_faultguard.guard import Remains
 from pytest_faultguard.options import Settings
+from pytest_faultguard.options import exec_command
 from pytest_faultguard.outcome import FaultguardError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.outcome import LaunchError
@@ -35,6 +36,7 @@ from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Charge
+from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
@@ -167,7 +169,11 @@ class Child:
         if self._is_forked:
             self.guard.start(lambda line: inside.live(session, line, self._outfit()))
             return
-        charge = Charge(
+        births = self._config.stash[children_key].births
+        births.bear(self._start_method, self.guard, self._charge(), lambda: self.errors)
+
+    def _charge(self) -> Charge:
+        return Charge(
             paths=paths_of(self._config, self._items),
             items=tuple((place, item.nodeid) for place, item in self._items.items()),
             directory=current_directory(),
@@ -177,8 +183,6 @@ class Child:
             is_shared=self.node is not None,
             fds={**self.output.fds(), "journal": self.journal.fileno()},
         )
-        births = self._config.stash[children_key].births
-        births.bear(self._start_method, self.guard, charge, lambda: self.errors)
 
     @property
     def _is_forked(self) -> bool:
@@ -221,6 +225,11 @@ class Child:
     def _run_spawned(self, item: Runs) -> Remains:
         """In a child that begins clean: run it, and end."""
         (place,) = self._items
+        if exec_command(self._config):
+            self.item = item
+            births = self._config.stash[children_key].births
+            orders = (self.order(place, None), Leave())
+            return births.attend(self.guard, self._charge(), orders)
         try:
             self.start(item.item.session)
             self.check_found(place)
@@ -425,14 +434,15 @@ class Children:
     def _child(self, item: pytest.Item, node: pytest.Collector | None) -> Child:
         """A new one, for an item and those behind it that share it."""
         settings, place = settings_of(item), self.place_of(item)
-        if settings.start == "fork":
+        start = "spawn" if exec_command(item.config) else settings.start
+        if start == "fork":
             items = self.items
         elif node is None:
             items = {} if place is None else {place: item}
         else:
             key = self._key(item)
             items = {one: other for one, other in self.items.items() if one >= (place or 0) and self._key(other) == key}
-        return Child(item.config, settings.limits, node, settings.start, items)
+        return Child(item.config, settings.limits, node, start, items)
 
     def order_ahead(self, child: Child, place: int, nextplace: int | None) -> Run | None:
         """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
@@ -574,7 +584,7 @@ class Children:
 
 def _key_of(item: pytest.Item) -> _Key | None:
     settings = item.stash.get(settings_key, None)
-    if settings is None or reruns.applies(item):
+    if settings is None or reruns.applies(item) or exec_command(item.config):
         # What one attempt leaves in memory is not to reach the next one.
         return None
     node = _scope_node(item, settings.scope)
