@@ -182,6 +182,36 @@ def test_captured_output_and_what_is_not(
     assert [texts[0].count(phrase) for phrase in phrases] == [texts[1].count(phrase) for phrase in phrases]
 
 
+def test_data_of_a_test_that_ends_after_its_deadline(
+    pytester: pytest.Pytester, run_pytest: RunPytest, start: str, scope: str
+) -> None:
+    """The signals of the guard wake it up, and it ends in good order: too late, and its data is rescued all the same."""
+    pytester.makepyfile(
+        """
+        import signal
+        import pytest
+
+        def test_before(faultguard_data):
+            faultguard_data["of"] = "another"
+
+        @pytest.mark.faultguard(timeout=0.5)
+        def test_hangs(faultguard_data):
+            faultguard_data["step"] = 7
+            signal.pause()
+
+        def test_after(faultguard_data):
+            assert not faultguard_data
+            assert 0
+        """
+    )
+
+    result = run_pytest(*options(start, scope))
+
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines(["E * timeout of 0.5 s passed in call, ended by SIGTERM", "'step' = 7"])
+    result.stdout.no_fnmatch_line("'of' = *")
+
+
 # What reaches the child.
 
 

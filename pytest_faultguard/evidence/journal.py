@@ -231,6 +231,7 @@ class Journal(MutableMapping[Hashable, Any]):
         "_fd",
         "_file",
         "_gone",
+        "_is_stale",
         "_leftover",
         "_limit",
         "_live",
@@ -248,6 +249,7 @@ class Journal(MutableMapping[Hashable, Any]):
         self._fd = fd
         self._file = identity(fd)
         self._limit = limit_bytes
+        self._is_stale = False
         self._pid = 0
         self._mark: _Mark = _UNMARKED
         self._map: mmap.mmap | None = None
@@ -324,7 +326,7 @@ class Journal(MutableMapping[Hashable, Any]):
         return identity(self._fd) == self._file
 
     def renewed(self) -> Journal:
-        """An empty journal in the same shared memory, for this process to write; this one is closed, if it was written.
+        """A journal in the same shared memory, for this process to :meth:`empty`; this one is closed, if it was written.
 
         Raises:
             JournalError: somebody in this process has closed the descriptor.
@@ -334,16 +336,30 @@ class Journal(MutableMapping[Hashable, Any]):
         try:
             if not self.is_intact():
                 raise JournalError("the journal's descriptor was closed by the test")
-            if self._map is not None:
-                self._map.madvise(mmap.MADV_REMOVE)
             fd = os.dup(self._fd)
         except OSError as error:
-            raise JournalError(f"cannot empty the journal: {error}") from error
+            raise JournalError(f"no journal for another test: {error}") from error
         is_free = self._close()
         if not is_free:
             os.close(fd)
             raise JournalError("the test keeps a view of faultguard_data.buffer()")
-        return Journal(fd, self._limit)
+        journal = Journal(fd, self._limit)
+        journal._is_stale = True
+        return journal
+
+    def empty(self) -> None:
+        """Remove what another test has left; until then it may be rescued.
+
+        Raises:
+            JournalError: the kernel does not.
+        """
+        if self._is_stale:
+            try:
+                with self._map_file() as shared:
+                    shared.madvise(mmap.MADV_REMOVE)
+            except (OSError, MemoryError) as error:
+                raise JournalError(f"cannot empty the journal: {error}") from error
+            self._is_stale = False
 
     def close(self) -> None:
         """Give descriptor and mapping back; views from :meth:`buffer` stay usable. May be called again."""

@@ -198,6 +198,8 @@ class Run:
     failed: int
     #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
     attempt: int = 0
+    #: After this many seconds the guard may have given up the test: then the child does not go on by itself.
+    timeout: float | None = None
     #: Whether the test before it is still to be run: this order holds only if the child goes on after that.
     ahead: bool = False
 

@@ -156,7 +156,12 @@ def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *
     for fd in dataclasses.astuple(wiring):
         os.set_inheritable(fd, False)
     _arm(wiring, is_server=is_server)
-    return _outcome(target, line_of(wiring))
+
+    def begin(line: Line) -> None:
+        signals.unblock(signals.INTERRUPT)
+        target(line)
+
+    return _outcome(begin, line_of(wiring))
 
 
 def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int) -> NoReturn:

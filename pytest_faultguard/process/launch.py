@@ -62,7 +62,8 @@ def fork_child(main: Callable[[], object], *, restore: Callable[[], object]) -> 
 def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) -> Child:
     """Start a program, with ``mask`` as its signal mask, which inherits these descriptors under their numbers.
 
-    Its first step is to call :func:`die_with`. To be called as :func:`fork_child`; threads do not matter here, for nothing
+    Its first step is to call :func:`die_with`. Interrupts are blocked in it: an interpreter that is interrupted while it
+    begins says so on the terminal. To be called as :func:`fork_child`; threads do not matter here, for nothing
     of this process runs in the new one (``posix_spawn(3)``).
 
     Raises:
@@ -72,7 +73,9 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
     # To its own number: that lets a descriptor through which closes at exec.
     actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     try:
-        pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask=mask)
+        pid = os.posix_spawn(
+            command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask={*mask, signals.INTERRUPT}
+        )
     except OSError as error:
         msg = f"cannot start {command[0]}: {error}"
         raise LaunchError(msg) from error

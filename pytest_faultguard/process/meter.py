@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import final
 
+from pytest_faultguard.process import proc
+
 try:
     import resource
 except ImportError:  # Windows, where nothing is guarded.
@@ -46,10 +48,11 @@ NOTHING = Before()
 
 @final
 class Meter:
-    """In a child: measures one test after another."""
+    """In a child: measures one test after another; ``has_execed`` where it was not forked, but started as a program."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_execed: bool = False) -> None:
         self._base: Seconds = 0.0
+        self._has_execed = has_execed
 
     def begin(self) -> None:
         """Another test begins, and not the first thing that this process does."""
@@ -74,7 +77,9 @@ class Meter:
         """What the test has used by now, and what the next one will find used."""
         own, waited = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = _cpu_seconds(own, waited)
-        usage = Usage(cpu_seconds=cpu - self._base, peak_bytes=own.ru_maxrss * _UNIT)
+        # Of a program, `ru_maxrss` begins with the peak of the process that has started it.
+        peak = proc.peak_bytes() if self._has_execed else own.ru_maxrss * _UNIT
+        usage = Usage(cpu_seconds=cpu - self._base, peak_bytes=peak)
         return usage, Before(cpu_seconds=cpu, waited_peak=waited.ru_maxrss * _UNIT)
 
 

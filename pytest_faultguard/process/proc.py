@@ -34,6 +34,12 @@ def data_bytes(pid: int) -> int | None:
     return int(number) * 1024 if number.isdigit() else None
 
 
+def peak_bytes() -> int | None:
+    """The largest resident set that this process has had, or had since that was reset; None where it is not told."""
+    number = _field("/proc/self/status", "VmHWM").partition(" ")[0]
+    return int(number) * 1024 if number.isdigit() else None
+
+
 def cpu_seconds(pid: int) -> float | None:
     """The processor time of all its threads, also of a process that was not reaped yet; None where there is none."""
     try:

@@ -101,6 +101,11 @@ def set_mask(mask: Mask) -> None:
     _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def unblock(number: int) -> None:
+    """Let a signal in."""
+    _signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
+
+
 @final
 class Signals:
     """Notes the signals that arrive between ``with`` and its end, then raises them again.

@@ -222,8 +222,9 @@ class Watch:
         self._only(self._on_exit_bound, time.monotonic() + GONE_BOUND)
 
     def end_now(self) -> None:
-        """End the child, whatever it does; to be called with all signals blocked."""
-        self._bury()
+        """End the child, whatever it does; to be called with all signals blocked, and more than once as well."""
+        if not self._buried:
+            self._bury()
 
     def forget(self) -> None:
         """In another child: this one is the parent's."""

@@ -259,8 +259,15 @@ class Child:
         if nextplace is not None and nextplace not in self._items:
             both = zip(item.listchain(), item.session.items[nextplace].listchain(), strict=False)
             shared = sum(one is other for one, other in both)
-        failed = item.session.testsfailed
-        return Run(item=place, nextitem=nextplace, shared=shared, failed=failed, attempt=attempt, ahead=ahead)
+        return Run(
+            item=place,
+            nextitem=nextplace,
+            shared=shared,
+            failed=item.session.testsfailed,
+            attempt=attempt,
+            timeout=settings_of(item).limits.timeout,
+            ahead=ahead,
+        )
 
     def has_begun(self, place: int) -> bool:
         """Whether it runs the item at that place already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import functools
+import math
 import os
 import pdb  # noqa: T100 - to refuse it in a child.
 import sys
@@ -71,6 +72,10 @@ try:
     from _pytest.subtests import failed_subtests_key
 except ImportError:  # pytest 8.
     failed_subtests_key = None  # type: ignore[assignment]
+
+
+#: So late, in seconds, may a deadline be noticed by who keeps it.
+_MARGIN = 0.05
 
 
 @final
@@ -168,7 +173,7 @@ class Inside:
         self._send_lines = known.lines.divert(self._send)
         self._attempt = 0
         self._lives_on = outfit.lives_on
-        self._meter = Meter()
+        self._meter = Meter(has_execed=has_begun_clean(config))
         memory.apply(outfit.memory)
         #: Of the item that runs, or ran last.
         self._reporter: Reporter | None = None
@@ -180,6 +185,7 @@ class Inside:
         if self._lives_on:
             memory.restore()
             self._meter.begin()
+        self._journal.empty()
         item.stash[journal_key] = self._journal, os.getpid()
         reporter = Reporter(
             item,
@@ -234,8 +240,11 @@ class Inside:
                     item = items[place]
                     session.testsfailed, self._attempt = failed, order.attempt
                     nextitem = self._kept_for(item, order.nextitem, order.shared)
+                    late = math.inf if order.timeout is None else time.monotonic() + order.timeout - _MARGIN
                     self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
                     goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
+                    # The next test would empty the journal before its guard has read what this one has left.
+                    goes_on = goes_on and time.monotonic() < late
                     unhealthy = _health_of(item) if self._is_shared else ""
                 case Trim(nextitem=following):
                     goes_on = False
