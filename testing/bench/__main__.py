@@ -35,6 +35,8 @@ BENCHES: Mapping[str, Callable[[float], Iterator[Row]]] = {
     "timeout": crashes.timeouts,
     "children": children.ten_thousand,
     "shared": shared.trivial,
+    "spawned": shared.spawned,
+    "starts": shared.starts,
     "suite": shared.suite,
     "pace": shared.pace,
     "crashing": shared.crashing,

@@ -13,6 +13,7 @@ from testing.bench import table
 from testing.bench.table import Row
 
 TRIVIAL_BOUND = 1.5
+SPAWNED_BOUND = 1.8
 SUITE_BOUND = 1.05
 #: Of the last thousand tests against the first: what would grow with their number would show here.
 PACE_BOUND = 1.1
@@ -31,6 +32,33 @@ def trivial(scale: float) -> Iterator[Row]:
         f"{shared:.2f} s ours, {plain:.2f} s plain pytest",
         table.at_most(shared / plain, TRIVIAL_BOUND),
     )
+
+
+def spawned(scale: float) -> Iterator[Row]:
+    """As above, with a fresh interpreter for them all: its start and its own collection are included."""
+    tests = max(50, round(2_000 * scale))
+    plain, shared = _paired({"test_trivial.py": _tests(tests, "pass")}, rounds=7, flags=("--faultguard-start=spawn",))
+    yield table.row(
+        f'The same in one fresh interpreter (``start="spawn"``), {tests:,} tests',
+        f"{shared:.2f} s ours, {plain:.2f} s plain pytest",
+        table.at_most(shared / plain, SPAWNED_BOUND),
+    )
+
+
+def starts(scale: float) -> Iterator[Row]:
+    """A child for each test: no bound was promised."""
+    tests = max(5, round(40 * scale))
+    for start in ("forkserver", "spawn"):
+        files = {"test_trivial.py": _tests(tests, "pass")}
+        args = ("--faultguard-scope=function", f"--faultguard-start={start}", "-q")
+        measured = sessions.run(files, *SHARED, *args, plugins=("pace",))
+        yield Row(
+            what=f'A trivial test in a child of its own, ``start="{start}"``',
+            measured="mean of one session",
+            value=f"{measured['last'] * 1000:.1f} ms",
+            bound="none promised",
+            holds=True,
+        )
 
 
 def suite(scale: float) -> Iterator[Row]:
@@ -81,14 +109,14 @@ def _tests(count: int, body: str) -> str:
     )
 
 
-def _paired(files: dict[str, str], *args: str, rounds: int) -> tuple[float, float]:
+def _paired(files: dict[str, str], *args: str, rounds: int, flags: tuple[str, ...] = ()) -> tuple[float, float]:
     """The medians of both ways, in seconds of a whole process, and that both passed the same."""
     taken: dict[tuple[str, ...], list[float]] = {PLAIN: [], SHARED: []}
     passed: set[Any] = set()
     for _ in range(rounds):
         for way, times in taken.items():
             started = time.monotonic()
-            measured = sessions.run(files, *way, "-q", *args, plugins=("pace",))
+            measured = sessions.run(files, *way, *flags, "-q", *args, plugins=("pace",))
             times.append(time.monotonic() - started)
             passed.add((measured["passed"], measured["failed"]))
     assert len(passed) == 1
