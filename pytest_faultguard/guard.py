@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from typing import final
 
@@ -189,6 +190,19 @@ class Guard:
         def launch(wiring: child_side.Wiring, signals: Signals) -> Child:
             inherited = [*dataclasses.astuple(wiring), *keep]
             return spawn_child(command(wiring), inherited, mask=signals.mask)
+
+        self._start(lambda pipes, signals: self._watch_over(launch, pipes, signals))
+
+    def take_over(self, child: Child, give: Callable[[child_side.Wiring], object]) -> None:
+        """As :meth:`spawn`, with a child that has been started already: ``give`` has it get its wiring.
+
+        Raises:
+            LaunchError, OSError: the child could not be had; it is as it was.
+        """
+
+        def launch(wiring: child_side.Wiring, _: Signals) -> Child:
+            give(wiring)
+            return replace(child, started_at=time.monotonic())
 
         self._start(lambda pipes, signals: self._watch_over(launch, pipes, signals))
 

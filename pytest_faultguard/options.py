@@ -490,7 +490,7 @@ def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | No
     given = list(_given(item, marks))
     if not given and not every:
         return None
-    values = {argument.name: _value(argument, given, config, is_marked=bool(given)) for argument in ARGUMENTS}
+    values = _values(given, config)
     timeout, in_call = _deadline(item, given)
     if death is not None and death.ending == TIMEOUT and not timeout:
         msg = f"{item.nodeid}: faultguard marker: expect={TIMEOUT!r} without a timeout: the test might never end"
@@ -513,6 +513,14 @@ def settings_for(item: pytest.Item, *, is_chosen: bool = False) -> Settings | No
         bisect_runs=values["bisect_runs"] if config.getoption(_dest("--faultguard-bisect")) else 0,
         death=death,
     )
+
+
+def spawns_one_for_all(config: pytest.Config) -> bool:
+    """Whether a fresh interpreter is to run all tests of the session, as far as that is known before they are collected."""
+    if not config.getoption(_dest("--faultguard")) or why_unguarded(config) is not None or exec_command(config):
+        return False
+    start, scope = (_configured(_BY_NAME[name], config, is_marked=False) for name in ("start", "scope"))
+    return start == "spawn" and scope == "session" and not config.getoption("collectonly", default=False)
 
 
 def limits_of_collection(config: pytest.Config) -> Limits | None:
@@ -591,15 +599,27 @@ def _translated(mark: pytest.Mark) -> dict[str, Any]:
     return {name: _BY_NAME[name].read(value) if isinstance(value, str) else value for name, value in same.items()}
 
 
-def _value(
-    argument: Argument, marks: Sequence[Mapping[str, Any]], config: pytest.Config, *, is_marked: bool = True
-) -> Any:
+def _values(given: Sequence[Mapping[str, Any]], config: pytest.Config) -> Mapping[str, Any]:
+    """All arguments of a test; of one without a mark they are those of the session, and looked up once."""
+    if given:
+        return {argument.name: _value(argument, given, config) for argument in ARGUMENTS}
+    values = config.stash.get(_unmarked_key, None)
+    if values is None:
+        values = {argument.name: _configured(argument, config, is_marked=False) for argument in ARGUMENTS}
+        config.stash[_unmarked_key] = values
+    return values
+
+
+_unmarked_key = pytest.StashKey[Mapping[str, Any]]()
+
+
+def _value(argument: Argument, marks: Sequence[Mapping[str, Any]], config: pytest.Config) -> Any:
     # The closest mark that gives the argument decides: a class may set one, its method another.
     for kwargs in marks:
         given = kwargs.get(argument.name)
         if given is not None:
             return argument.parse(given)
-    return _configured(argument, config, is_marked=is_marked)
+    return _configured(argument, config)
 
 
 def _deadline(item: pytest.Item, marks: Sequence[Mapping[str, Any]]) -> tuple[float, bool]:

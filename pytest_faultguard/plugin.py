@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Give the status signal back."""
+    """End a child that was started in vain; give the status signal back."""
+    protocol.end_session(config)
     session.end(config)
 
 
@@ -52,6 +53,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show what the guarded tests used."""
     usage.show(terminalreporter)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Start a fresh interpreter meanwhile, where one is certain to be needed."""
+    protocol.begin_collection(session)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

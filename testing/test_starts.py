@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from testing.harness import Recorder
@@ -9,7 +11,10 @@ from testing.harness import RunPytest
 
 STARTS = ["fork", "forkserver", "spawn"]
 CLEAN = STARTS[1:]
+#: All of them in `tox -e product`; what `class` and `package` do of their own is in test_scopes.py.
 SCOPES = ["function", "module", "session"]
+if os.environ.get("FAULTGUARD_TEST_PRODUCT"):
+    SCOPES += ["class", "package"]
 
 
 @pytest.fixture(params=STARTS)
@@ -414,7 +419,7 @@ def test_a_file_that_is_gone(pytester: pytest.Pytester, run_pytest: RunPytest, c
         """
     )
 
-    result = run_pytest(*options(clean))
+    result = run_pytest(*options(clean, "module"))
 
     result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines_random(
@@ -457,6 +462,30 @@ def test_a_module_that_crashes_in_the_child_alone(pytester: pytest.Pytester, run
     result.stdout.fnmatch_lines(
         ["E * did not begin: SIGABRT (aborted)*", '*test_a_module_that_crashes*.py", line 3 in <module>']
     )
+
+
+@pytest.mark.parametrize(
+    ("files", "outcomes"),
+    [
+        ({"test_it": "raise RuntimeError('at import')"}, {"errors": 1}),
+        ({"test_it": "import pytest\n@pytest.mark.faultguard(start='fork')\ndef test_it(): pass"}, {"passed": 1}),
+        ({"test_it": "value = 1"}, {}),
+    ],
+    ids=["error", "another-start", "none"],
+)
+def test_an_interpreter_that_was_started_in_vain(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    files: dict[str, str],
+    outcomes: dict[str, int],
+    xdist_args: tuple[str, ...],
+) -> None:
+    """It begins while pytest collects; where no test needs it then, it is gone, as the audit after this test sees."""
+    pytester.makepyfile(**files)
+
+    if xdist_args and "errors" in outcomes:
+        outcomes = {"errors": 2}  # As without us: each worker has one, and they are not equal.
+    run_pytest(*xdist_args, *options("spawn")).assert_outcomes(**outcomes)
 
 
 # How they end.

@@ -721,6 +721,17 @@ def _let_go(dump_fd: int) -> None:
         pass  # As small as it is, it takes longer.
 
 
+def bury(child: Child) -> None:
+    """End a child that nobody watches, and what is left of its group; to be called with all signals blocked."""
+    kill_group(child.pid)
+    try:
+        os.waitpid(child.pid, 0)
+    except ChildProcessError:
+        pass  # Somebody else has.
+    _sweep(child.pid)
+    os.close(child.pidfd)
+
+
 def kill_group(pid: int) -> None:
     """SIGKILL to the group of a child that was not yet reaped, so that its number cannot be another's."""
     _signal_group(pid, signal.SIGKILL)

@@ -51,7 +51,10 @@ from pytest_faultguard import chosen
 from pytest_faultguard import report as reporting
 from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.options import data_limit_for
+from pytest_faultguard.options import spawns_one_for_all
+from pytest_faultguard.protocol.births import Births
 from pytest_faultguard.protocol.children import Children
+from pytest_faultguard.protocol.children import births_key
 from pytest_faultguard.protocol.children import children_key
 from pytest_faultguard.protocol.inside import has_begun_clean
 from pytest_faultguard.protocol.inside import inside_key
@@ -99,6 +102,23 @@ def record_crashes(config: pytest.Config) -> None:
     """Keep the list of the tests that crashed, for the next session."""
     if not has_begun_clean(config):
         chosen.record(config, reporting.ATTRIBUTE)
+
+
+def begin_collection(session: pytest.Session) -> None:
+    """A child that is certain to be needed may begin now."""
+    config = session.config
+    is_controller = config.pluginmanager.hasplugin("dsession")
+    if not (is_controller or has_begun_clean(config)) and spawns_one_for_all(config):
+        config.stash[session_key].lines.expect()
+        births = config.stash[births_key] = Births(session)
+        births.begin_early()
+
+
+def end_session(config: pytest.Config) -> None:
+    """No child is needed any more, also where no test has run."""
+    births = config.stash.get(births_key, None)
+    if births is not None:
+        births.end(hurry=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import select
@@ -13,6 +12,7 @@ import types
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from dataclasses import astuple
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,9 @@ from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import write
-from pytest_faultguard.process.child import Wiring
+from pytest_faultguard.process.launch import spawn_child
+from pytest_faultguard.process.signals import Signals
+from pytest_faultguard.process.supervise import bury
 from pytest_faultguard.session import is_guarded
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_of
@@ -55,8 +57,8 @@ _TOLD_LINES = 40
 _PROGRAM = """\
 import sys
 sys.path[:] = {path}
-from pytest_faultguard.protocol.{module} import main
-sys.exit(main({numbers}))
+from pytest_faultguard.protocol import {module}
+sys.exit({module}.{function}({numbers}))
 """
 
 
@@ -67,6 +69,14 @@ class Births:
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
         self._server: _Server | None = None
+        self._early: _Early | None = None
+
+    def begin_early(self) -> None:
+        """Start an interpreter while pytest collects: it collects the same, on another processor."""
+        try:
+            self._early = _Early(self._session)
+        except LaunchError:
+            pass  # Whoever needs one will hear of it.
 
     def bear(self, start: str, guard: Guard, charge: Charge, errors: Callable[[], str]) -> None:
         """Start a child with its charge, and wait until it has begun.
@@ -75,6 +85,9 @@ class Births:
             LaunchError: it could not be started, or has not begun; ``errors`` returns what it has said of that.
         """
         if start == "spawn":
+            early, self._early = self._early, None
+            if early is not None and early.take(guard, charge, errors):
+                return
             overture = Overture()
             try:
                 letter = _letter(self._session)
@@ -105,7 +118,7 @@ class Births:
             try:
                 with stdin_given_back(self._session.config):
                     return guard.attend(
-                        lambda wiring: [*words, *_command("spawned", 0, (letter_fd,), wiring)],
+                        lambda wiring: [*words, *_command("spawned", "main", 0, (letter_fd, *astuple(wiring)))],
                         [letter_fd, *charge.fds.values()],
                         orders,
                     )
@@ -116,15 +129,81 @@ class Births:
 
     def end(self, *, hurry: bool = False) -> None:
         """The session ends."""
+        early, self._early = self._early, None
+        if early is not None:
+            early.end()
         server, self._server = self._server, None
         if server is not None:
             server.end(hurry=hurry)
 
     def forget(self) -> None:
         """In a child: what there is belongs to the parent."""
+        early, self._early = self._early, None
+        if early is not None:
+            early.forget()
         server, self._server = self._server, None
         if server is not None:
             server.forget()
+
+
+@final
+class _Early:
+    """A fresh interpreter that was started before it was known what it is to run."""
+
+    def __init__(self, session: pytest.Session) -> None:
+        self._overture = Overture()
+        self._charges, theirs = socket.socketpair()
+        letter_fd = _file(_letter(session))
+        keep = [letter_fd, theirs.fileno(), *self._overture.fds().values()]
+        command = _command("spawned", "main_early", os.getpid(), keep)
+        try:
+            with Signals() as signals:
+                self._child = spawn_child(command, keep, mask=signals.mask)
+        except BaseException:
+            self._charges.close()
+            self._overture.close()
+            raise
+        finally:
+            os.close(letter_fd)
+            theirs.close()
+
+    def take(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> bool:
+        """Have it be a child with this charge; False where it has ended, and another one has to be started.
+
+        Raises:
+            LaunchError: it has not begun.
+        """
+        names, files = list(charge.fds), list(charge.fds.values())
+        charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
+        try:
+            guard.take_over(
+                self._child,
+                lambda wiring: socket.send_fds(self._charges, [b"."], [*astuple(wiring), charge_fd, *files]),
+            )
+        except (OSError, LaunchError):
+            self.end()
+            return False
+        finally:
+            os.close(charge_fd)
+        self._charges.close()
+        try:
+            _await_begin(guard, errors, self._overture, "a fresh interpreter")
+        finally:
+            self._overture.close()
+        return True
+
+    def end(self) -> None:
+        """It is not needed."""
+        self._charges.close()
+        self._overture.close()
+        with Signals():
+            bury(self._child)
+
+    def forget(self) -> None:
+        """In a child: it is the parent's."""
+        self._charges.close()
+        self._overture.close()
+        os.close(self._child.pidfd)
 
 
 @final
@@ -163,7 +242,7 @@ class _Server:
         names, files = list(charge.fds), list(charge.fds.values())
         charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
         try:
-            guard.adopt(lambda wiring: self._ask([*dataclasses.astuple(wiring), charge_fd, *files]))
+            guard.adopt(lambda wiring: self._ask([*astuple(wiring), charge_fd, *files]))
         except LaunchError:
             if self._guard.has_ended():
                 remains = self._guard.give(None, Limits())
@@ -243,7 +322,10 @@ def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequenc
     """Start an interpreter that runs a module of ours, which is given the messages and these numbers."""
     letter_fd = _file(*messages)
     try:
-        guard.spawn(lambda wiring: _command(module, os.getpid(), (letter_fd, *numbers), wiring), [letter_fd, *keep])
+        guard.spawn(
+            lambda wiring: _command(module, "main", os.getpid(), (letter_fd, *numbers, *astuple(wiring))),
+            [letter_fd, *keep],
+        )
     finally:
         os.close(letter_fd)
 
@@ -258,15 +340,16 @@ def _file(*messages: Message) -> int:
     return fd
 
 
-def _command(module: str, parent: int, numbers: Sequence[int], wiring: Wiring) -> list[str]:
+def _command(module: str, function: str, parent: int, numbers: Sequence[int]) -> list[str]:
     if not sys.executable:
         msg = "cannot start an interpreter: sys.executable is empty"
         raise LaunchError(msg)
     # As multiprocessing does: -W, -X, -O and whatever else this interpreter was started with.
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     path = [one for one in sys.path if isinstance(one, str)]
-    told = ", ".join(map(str, (parent, *numbers, *dataclasses.astuple(wiring))))
-    return [sys.executable, *flags, "-c", _PROGRAM.format(path=path, module=module, numbers=told)]
+    told = ", ".join(map(str, (parent, *numbers)))
+    code = _PROGRAM.format(path=path, module=module, function=function, numbers=told)
+    return [sys.executable, *flags, "-c", code]
 
 
 def current_directory() -> str:

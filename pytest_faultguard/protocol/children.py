@@ -365,7 +365,7 @@ class Children:
         self._living: dict[_Key, Child] = {}
         self._refused: FaultguardError | None = None
         self._trials_left = _TRIALS
-        self.births = Births(session)
+        self.births = session.config.stash.setdefault(births_key, Births(session))
         self._places: dict[pytest.Item, int] = {}
         self._items: dict[int, pytest.Item] = {}
         self._keys: dict[pytest.Item, _Key | None] = {}
@@ -666,4 +666,6 @@ def prepare_fork(config: pytest.Config) -> None:
     flush_all(config)
 
 
+#: From the collection on.
+births_key = pytest.StashKey[Births]()
 children_key = pytest.StashKey[Children]()

@@ -11,15 +11,14 @@ from typing import NoReturn
 
 import pytest
 
+from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.output import Overture
 from pytest_faultguard.process import proc
-from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import read
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Wiring
-from pytest_faultguard.process.child import moved_up
 from pytest_faultguard.process.child import run_adopted
 from pytest_faultguard.process.child import run_spawned
 from pytest_faultguard.process.launch import die_with
@@ -27,10 +26,6 @@ from pytest_faultguard.process.launch import fork_for_adoption
 from pytest_faultguard.process.launch import leave
 from pytest_faultguard.protocol import inside
 from pytest_faultguard.protocol import spawned
-
-#: How many descriptors a request may have: a child's wiring, its charge and its files.
-MOST_FDS = 32
-_WIRING = 5
 
 
 def main(parent: int, letter_fd: int, socket_fd: int, first_out: int, first_err: int, *wiring: int) -> int:
@@ -68,7 +63,9 @@ class _Server:
         self._found: spawned.Found | None = None
 
     def run(self) -> None:
-        session = spawned.begun(self._letter, self._line)
+        session = spawned.begun(self._letter)
+        # pytest has enabled faulthandler for itself.
+        faultdump.arm(self._line.dump_fd, self._line.stacks_fd)
         session.config.stash[inside.outermost_key].stand_by()
         if proc.thread_count() == 1:
             # A copy imports the test modules. While that has started no thread, it is as good a server, and a better one.
@@ -111,7 +108,7 @@ class _Server:
 
     def _answer(self, session: pytest.Session) -> bool:
         """Fork a child; False where nobody will ask any more."""
-        told, fds, _, _ = socket.recv_fds(self._requests, 1, MOST_FDS)
+        told, fds, _, _ = socket.recv_fds(self._requests, 1, spawned.MOST_FDS)
         if not told:
             return False
         try:
@@ -126,12 +123,7 @@ class _Server:
         self._requests.close()
         for fd in self._wiring:
             os.close(fd)
-        wiring = Wiring(*map(moved_up, fds[:_WIRING]))
-        charge_fd, *files = fds[_WIRING:]
-        (charge,) = read(charge_fd)
-        assert isinstance(charge, Charge)
-        # In the charge they are by the order in which they came.
-        charge.fds.update({name: moved_up(files[number]) for name, number in charge.fds.items()})
+        wiring, charge = spawned.received(fds)
 
         def target(line: Line) -> None:
             found = spawned.collected(session, charge.paths) if self._found is None else self._found

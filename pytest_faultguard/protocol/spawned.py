@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,17 @@ from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import read
+from pytest_faultguard.process.child import ENVIRONMENT_VARIABLE
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Wiring
+from pytest_faultguard.process.child import moved_up
 from pytest_faultguard.process.child import run_spawned
+from pytest_faultguard.process.launch import die_with
 from pytest_faultguard.protocol import inside
 
+#: How many descriptors come through a socket at most: a child's wiring, its charge and its files.
+MOST_FDS = 32
+_WIRING = 5
 #: Options of pytest and of plugins that the session's own process answers: no report, no file and no process comes of
 #: them here. What is not there stays so.
 _PARENTS: dict[str, object] = {
@@ -60,7 +68,9 @@ def main(parent: int, letter_fd: int, *wiring: int) -> int:
     overture = Overture.taken_over(charge.fds)
 
     def target(line: Line) -> None:
-        session = begun(letter, line)
+        session = begun(letter)
+        # pytest has enabled faulthandler for itself.
+        faultdump.arm(line.dump_fd, line.stacks_fd)
         live(session, charge, line, collected(session, charge.paths), overture, end=lambda: end(session))
 
     return run_spawned(target, Wiring(*wiring), parent)
@@ -96,13 +106,45 @@ def live(
     session.config.hook.pytest_runtestloop(session=session)
 
 
-def begun(letter: Letter, line: Line) -> pytest.Session:
+def main_early(parent: int, letter_fd: int, socket_fd: int, first_out: int, first_err: int) -> int:
+    """As :func:`main`, before anybody knows what there is to be run: collect all that pytest is told to, and wait for a charge.
+
+    Where that fails, nobody waits: another one is started, which has a guard who can tell why.
+    """
+    die_with(parent)
+    os.environ[ENVIRONMENT_VARIABLE] = "1"
+    (letter,) = read(letter_fd)
+    assert isinstance(letter, Letter)
+    overture = Overture.taken_over({"first stdout": first_out, "first stderr": first_err})
+    charges = socket.socket(fileno=socket_fd)
+    charges.set_inheritable(False)
+    session = begun(letter)
+    found = collected(session, None)
+    with charges:
+        _, fds, _, _ = socket.recv_fds(charges, 1, MOST_FDS)
+    if not fds:
+        return 0  # There is nothing to be run.
+    wiring, charge = received(fds)
+    return run_spawned(
+        lambda line: live(session, charge, line, found, overture, end=lambda: end(session)), wiring, parent
+    )
+
+
+def received(fds: Sequence[int]) -> tuple[Wiring, Charge]:
+    """What has come through a socket: a child's wiring, its charge, and the files that this names by their numbers."""
+    wiring = Wiring(*map(moved_up, fds[:_WIRING]))
+    charge_fd, *files = fds[_WIRING:]
+    (charge,) = read(charge_fd)
+    assert isinstance(charge, Charge)
+    charge.fds.update({name: moved_up(files[number]) for name, number in charge.fds.items()})
+    return wiring, charge
+
+
+def begun(letter: Letter) -> pytest.Session:
     """Begin a session as pytest has begun its own; nothing is collected yet."""
     config = _config(letter)
     session = pytest.Session.from_config(config)
     config.hook.pytest_sessionstart(session=session)
-    # pytest has enabled faulthandler for itself.
-    faultdump.arm(line.dump_fd, line.stacks_fd)
     return session
 
 
@@ -160,11 +202,12 @@ class Found:
             self.errors.append(f"{report.nodeid}: {report.longreprtext}")
 
 
-def collected(session: pytest.Session, paths: Iterable[str]) -> Found:
-    """Collect these, and nothing else."""
+def collected(session: pytest.Session, paths: Iterable[str] | None) -> Found:
+    """Collect these, and nothing else; all that pytest is told to where there are none."""
     found, config = Found(), session.config
-    config.args = []
-    for path in paths:
+    if paths is not None:
+        config.args = []
+    for path in paths or ():
         # pytest collects nothing at all where one of its arguments is gone.
         if Path(path.partition("::")[0]).exists():
             config.args.append(path)
