@@ -166,6 +166,8 @@ def _config(letter: Letter) -> pytest.Config:
     inside.begin_clean(config)
     config._do_configure()
     config.stash[sessions.session_key].lines = lines
+    if letter.coverage is not None and not letter.options.get("no_cov", True):
+        lines.stand_in(config)
     factory = getattr(config, "_tmp_path_factory", None)
     if factory is not None and letter.base_temp is not None:
         factory._basetemp = type(config.rootpath)(letter.base_temp)
