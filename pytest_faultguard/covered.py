@@ -7,7 +7,7 @@ gathers the lines in memory, and adds them to its own data when the last test ha
 coverage.py is imported in a child that starts clean, and nowhere else. Private uses, checked on coverage 7.10 to 7.17, with its C, Python and
 ``sys.monitoring`` cores:
 
-``Coverage._data``
+``Coverage._data``, its ``_suffix`` and ``_no_disk``
     Where the lines are kept. ``Coverage.get_data`` returns it, but first looks through the source directories, and
     warns where the parent itself has run no measured line.
 ``Coverage._collector``, its ``data``, ``static_context``, ``use_data`` and ``flush_data``
@@ -54,6 +54,8 @@ class Lines:
         self._coverage: Any = None
         #: Which process began to measure for itself, and has inherited nothing; 0 where that was pytest's own.
         self._began_in = 0
+        #: There: which file it is that pytest's own process writes; None where this one has inherited that.
+        self._file: list[Any] | None = None
         #: What children have sent; None while there is none.
         self._data: Any = None
         #: What is not in there yet: each context is added at once, for that takes its time.
@@ -72,7 +74,10 @@ class Lines:
 
     def described(self) -> str | None:
         """What measures this process, for one that starts clean; None where nothing does."""
-        return None if self._coverage is None else str(self._coverage.config.serialize())
+        if self._coverage is None:
+            return None
+        data = self._coverage._data  # noqa: SLF001
+        return json.dumps([self._coverage.config.serialize(), data.base_filename(), data._suffix, data._no_disk])  # noqa: SLF001
 
     def take(self, covered: Covered) -> None:
         """Keep what a child has sent."""
@@ -111,9 +116,10 @@ class Lines:
         """In a child that started clean, first of all: measure as its parent does."""
         from coverage import Coverage  # Here: it is the user's, and this child's parent has it.
 
+        config, *self._file = json.loads(described)
         begun = _active()
         if begun is None:
-            Coverage(data_file=None, config_file=f":data:{described}").start()
+            Coverage(data_file=None, config_file=f":data:{config}").start()
         else:
             begun._auto_save = False  # noqa: SLF001 - it was told to measure every process; here that is us.
         self.expect()
@@ -141,6 +147,8 @@ class Lines:
         if self._began_in != os.getpid():
             for lines in collector.data.values():
                 lines.clear()
+        if self._file is not None:
+            inherited = sys.modules["coverage"].CoverageData(*self._file)
 
         def use(data: Any) -> None:
             coverage._data = data  # noqa: SLF001
