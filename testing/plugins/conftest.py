@@ -29,6 +29,10 @@ def pytest_runtest_setup(item):
             file.write(f"{item.nodeid}\\n")
 """
 
+#: What differs from run to run, and with its width the line to both sides of it.
+_SECONDS = re.compile(r"\d+\.\d+s\b")
+_RULE = re.compile(r"^=+ (.* …s.*) =+$")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -92,7 +96,7 @@ class SideBySide:
             guarded=set(where.read_text().splitlines()),
             counts=result.parseoutcomes(),
             exit_status=int(result.ret),
-            lines=[re.sub(r"\d+\.\d+s\b", "…s", line) for line in result.outlines],
+            lines=[_RULE.sub(r"= \1 =", _SECONDS.sub("…s", line)) for line in result.outlines],
         )
 
 

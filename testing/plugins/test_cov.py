@@ -186,6 +186,17 @@ def test_what_ran_in_children_counts(measure: Measure, args: tuple[str, ...], xd
     assert 80 <= plain["shop.py"]["summary"]["percent_covered"] < 100
 
 
+def test_workers_that_ran_the_same_themselves(measure: Measure, project: Path) -> None:
+    """All tests guarded, the modules imported alike: what the children of each worker ran is no copy of the other's."""
+    (project / "test_shop.py").write_text(
+        "import shop\ndef test_one(): shop.closed()\ndef test_two(): shop.sold()\ndef test_three(): shop.opened(0)\n"
+    )
+
+    measured = measure("-n2", "--faultguard")
+
+    assert ran(measured) == {'return "closed"', 'return "sold"', "for hour in range(shift):", 'return "opened"'}
+
+
 @pytest.mark.parametrize("core", ["ctrace", "pytrace", "sysmon"])
 def test_every_core_measures_on_after_a_fork(measure: Measure, monkeypatch: pytest.MonkeyPatch, core: str) -> None:
     # Where Python has no such core, coverage.py warns and takes another.
