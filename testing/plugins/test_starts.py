@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,9 @@ def test_coverage_run(project: Path, pytester: pytest.Pytester, start: str, bran
     words = [word for plugin in PLUGINS for word in ("-p", plugin)]
     measured = []
     for guarded in ("--no-faultguard", "--faultguard"):
-        command = ["python", "-m", "coverage", "run", *branch, "--source=.", "-m", "pytest", *words]
+        command = [sys.executable, "-m", "coverage", "run", *branch, "--source=.", "-m", "pytest", *words]
         pytester.run(*command, guarded, start).assert_outcomes(passed=2)
-        pytester.run("python", "-m", "coverage", "json", "-o", "report.json")
+        pytester.run(sys.executable, "-m", "coverage", "json", "-o", "report.json")
         assert data_files(project) == [".coverage"]
         measured.append(told(project))
 
@@ -226,7 +227,9 @@ def test_of_a_crash_count_the_phases_before(measure: Measure, project: Path, sta
 
     measured = measure(start, "--faultguard", "--faultguard-timeout=0.5", failed=1)
 
-    assert ran(measured) == {"for hour in range(shift):", "if hour > 1:", "break", 'return "opened"'}
+    # With coverage.py's patch, what ran before the exit counts as well, as it would without us.
+    more = {'return "never"'} if "_exit" in config else set()
+    assert ran(measured) == {"for hour in range(shift):", "if hour > 1:", "break", 'return "opened"'} | more
 
 
 @pytest.mark.parametrize("patch", ["", "_exit", "fork, subprocess, _exit"])
