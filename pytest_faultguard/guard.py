@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -39,6 +40,7 @@ from pytest_faultguard.process.launch import spawn_child
 from pytest_faultguard.process.meter import Usage
 from pytest_faultguard.process.relay import Relay
 from pytest_faultguard.process.signals import Signals
+from pytest_faultguard.process.supervise import GONE_BOUND
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.process.supervise import Watch
 from pytest_faultguard.process.supervise import Watched
@@ -102,6 +104,8 @@ class Guard:
     on_snapshot: Callable[[Snapshot], None]
     #: Where the child's descriptor 2 is not captured.
     relay: Relay | None = None
+    #: How long a child may take that has finished, until it is gone.
+    exit_bound: Seconds = GONE_BOUND
     _watch: Watch | None = field(default=None, init=False)
     #: What a child that lives on is connected by.
     _pipes: _Pipes | None = field(default=None, init=False)
@@ -153,7 +157,10 @@ class Guard:
                 return data != b""
 
             keep = [*dataclasses.astuple(wiring), *keep]
-            status = attend(command(wiring), keep, {pipes.ours[0]: read_channel, pipes.ours[1]: read_dump})
+            readers = {pipes.ours[0]: read_channel, pipes.ours[1]: read_dump}
+            for fd in pipes.ours[2:4]:  # Stacks and bell: nobody waits for them.
+                readers[fd] = functools.partial(_skip, fd)
+            status = attend(command(wiring), keep, readers)
         text = dump.decode("ascii", "backslashreplace")
         has_finished = any(isinstance(message, Finished) for message in seen)
         return Remains(
@@ -330,6 +337,7 @@ class Guard:
             on_message=self.on_message,
             on_snapshot=self.on_snapshot,
             relay=self.relay,
+            exit_bound=self.exit_bound,
         )
         self._start_clocks(watch)
         return watch
@@ -414,6 +422,10 @@ class _Pipes:
         """In the guard: these ends are the child's."""
         while self.theirs:
             os.close(self.theirs.pop())
+
+
+def _skip(fd: int) -> bool:
+    return read_pipe(fd) != b""
 
 
 def _attended_ending(status: int, dumped: int | None, *, has_finished: bool) -> Ending | None:

@@ -241,7 +241,12 @@ class Overture:
     def __init__(self, fds: tuple[int, int] | None = None) -> None:
         """Make the files; or in the child take them over."""
         out, err = (None, None) if fds is None else fds
-        self._files = (_File("first-stdout", out), _File("first-stderr", err))
+        first = _File("first-stdout", out)
+        try:
+            self._files = (first, _File("first-stderr", err))
+        except BaseException:
+            os.close(first.fd)
+            raise
         self._former: list[int | None] = []
 
     def fds(self) -> dict[str, int]:
@@ -263,6 +268,8 @@ class Overture:
     def taken_over(cls, fds: Mapping[str, int]) -> Overture:
         """In the child: what it writes from now on goes there."""
         self = cls((fds["first stdout"], fds["first stderr"]))
+        for file in self._files:
+            os.set_inheritable(file.fd, False)
         self._former = [os.dup(fd) if identity(fd) is not None else None for fd in (1, 2)]
         for fd, file in zip((1, 2), self._files, strict=True):
             os.dup2(file.fd, fd)
@@ -455,10 +462,15 @@ class _File:
             os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
 
     def size(self) -> int:
-        return os.fstat(self.fd).st_size if identity(self.fd) == self._identity else 0
+        # Asked many times for each test: one look for both questions.
+        try:
+            status = os.fstat(self.fd)
+        except OSError:
+            return 0
+        return status.st_size if (status.st_dev, status.st_ino) == self._identity else 0
 
     def forget(self) -> None:
-        if identity(self.fd) == self._identity:
+        if self.size():
             os.ftruncate(self.fd, 0)
 
 

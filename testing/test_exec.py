@@ -73,6 +73,29 @@ def test_a_crash_is_a_crash(run_pytest: RunPytest, scope: str) -> None:
     )
 
 
+def test_much_on_stderr_with_capture_off(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """It goes to the terminal, and nobody has to pass it on."""
+    pytester.makepyfile("import os\ndef test_it(): os.write(2, b'x' * 200_000 + b'end')\n")
+
+    result = run_pytest("-s", "--faultguard", "--faultguard-exec=env X=1")
+
+    result.assert_outcomes(passed=1)
+    assert "xend" in str(result.stderr)
+
+
+def test_what_cannot_be_found_again(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """Is the error, and not what the child makes of that."""
+    pytester.makepyfile(
+        "import os, pytest\n@pytest.mark.parametrize('number', [os.environ.get('PYTEST_FAULTGUARD', '0')])\n"
+        "def test_it(number): pass\n"
+    )
+
+    result = run_pytest("--faultguard", "--faultguard-exec=env X=1")
+
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*test_it[[]0] was not found by a child that collected it anew*"])
+
+
 @pytest.mark.usefixtures("tests")
 def test_an_exit_is_an_exit(run_pytest: RunPytest) -> None:
     """Where the command passes it on."""

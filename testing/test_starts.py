@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 
 import pytest
 
@@ -486,6 +487,104 @@ def test_an_interpreter_that_was_started_in_vain(
     if xdist_args and "errors" in outcomes:
         outcomes = {"errors": 2}  # As without us: each worker has one, and they are not equal.
     run_pytest(*xdist_args, *options("spawn")).assert_outcomes(**outcomes)
+
+
+@pytest.mark.parametrize("where", ["alone", "before", "between", "ahead"])
+def test_a_missing_test_costs_nobody_else_anything(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, clean: str, where: str
+) -> None:
+    """Not the tests around it in the same child, be they guarded or not, nor fixtures that they share."""
+    missing = """
+        @pytest.mark.faultguard
+        @pytest.mark.parametrize("number", [int(os.environ.get("PYTEST_FAULTGUARD", 0))])
+        def test_random(number): pass
+        """
+    before, between, after = (
+        f"@pytest.mark.faultguard\ndef test_{name}(wide): pass\n" for name in ("before", "between", "after")
+    )
+    parts = {
+        "alone": [missing],
+        "before": [missing, before, after],
+        "between": [before, "def test_unguarded(): pass\n", missing, between, after],
+        "ahead": [before, missing, between, after],
+    }[where]
+    pytester.makepyfile(
+        test_it="import os\nimport pytest\n"
+        "@pytest.fixture(scope='session')\ndef wide():\n    yield\n"
+        "    with open('torn', 'a') as file: file.write('x')\n" + "".join(map(textwrap.dedent, parts))
+    )
+
+    run_pytest(f"--faultguard-start={clean}", "--faultguard-scope=session")
+
+    failed = {name: told for name, told in recorder.outcomes().items() if any("failed" in one for one in told)}
+    assert failed == {"test_random[0]": ["setup failed", "teardown passed"]}
+    assert (where == "alone") or (pytester.path / "torn").read_text() == "x"
+
+
+def test_tests_in_another_order(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """A plugin may run them as it likes; a child that was not given what comes is replaced."""
+    pytester.makeconftest(
+        """
+        import os
+
+        def pytest_runtestloop(session):
+            if "PYTEST_FAULTGUARD" in os.environ:
+                return None
+            items = session.items[::-1]
+            for number, item in enumerate(items):
+                following = items[number + 1] if number + 1 < len(items) else None
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            return True
+        """
+    )
+    pytester.makepyfile("def test_a(): pass\ndef test_b(): pass\ndef test_c(): pass\n")
+
+    run_pytest(*options(clean)).assert_outcomes(passed=3)
+
+
+@pytest.mark.parametrize("which", ["serving", "original"])
+def test_a_fork_server_that_dies(pytester: pytest.Pytester, run_pytest: RunPytest, which: str) -> None:
+    """Another one begins; nothing is lost but, at most, the test that asked the dying one."""
+    pytester.makepyfile(
+        """
+        import os, pathlib, signal, time
+        import pytest
+
+        def parent_of(pid):
+            return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+        def servers():
+            found = {}
+            for entry in pathlib.Path("/proc").iterdir():
+                if entry.name.isdigit():
+                    try:
+                        command = (entry / "cmdline").read_bytes()
+                        parent = parent_of(entry.name)
+                    except OSError:
+                        continue
+                    if b"import server" in command and int(entry.name) != os.getpid():
+                        found[int(entry.name)] = parent
+            mine = {pid: parent for pid, parent in found.items() if parent == os.getppid() or parent in found}
+            original = next(pid for pid, parent in mine.items() if parent == os.getppid())
+            return original, next(pid for pid, parent in mine.items() if parent == original)
+
+        def test_before(): pass
+
+        def test_kills():
+            original, serving = servers()
+            os.kill(serving if WHICH == "serving" else original, signal.SIGKILL)
+
+        @pytest.mark.parametrize("number", range(4))
+        def test_after(number): pass
+        """.replace("WHICH", repr(which))
+    )
+
+    result = run_pytest(*options("forkserver", "function"))
+
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) >= 5
+    assert outcomes.get("passed", 0) + outcomes.get("errors", outcomes.get("error", 0)) == 6
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
 # How they end.

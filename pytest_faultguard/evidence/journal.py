@@ -339,12 +339,13 @@ class Journal(MutableMapping[Hashable, Any]):
             fd = os.dup(self._fd)
         except OSError as error:
             raise JournalError(f"no journal for another test: {error}") from error
+        is_stale = self._map is not None or self._is_stale
         is_free = self._close()
         if not is_free:
             os.close(fd)
             raise JournalError("the test keeps a view of faultguard_data.buffer()")
         journal = Journal(fd, self._limit)
-        journal._is_stale = True
+        journal._is_stale = is_stale
         return journal
 
     def empty(self) -> None:

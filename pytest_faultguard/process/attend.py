@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 
 from pytest_faultguard.process.launch import spawn_attended
+from pytest_faultguard.process.signals import Sweep
 
 #: The terminal sends these to everybody whom it belongs to; they are meant for the command.
 _OF_THE_TERMINAL = tuple(getattr(signal, name) for name in ("SIGINT", "SIGQUIT") if hasattr(signal, name))
@@ -32,11 +33,18 @@ def attend(command: list[str], keep: Iterable[int], readers: Mapping[int, Callab
     """
     with _signals_are_the_commands():
         child = spawn_attended(command, keep)
+        has_ended = False
+
+        def kill() -> None:
+            if not has_ended:
+                os.kill(child.pid, signal.SIGKILL)
+
+        sweep = Sweep(kill)
         try:
+            sweep.begin()
             waiting = select.poll()
             for fd in (child.pidfd, *readers):
                 waiting.register(fd, select.POLLIN)
-            has_ended = False
             while not has_ended:
                 for fd, _ in waiting.poll():
                     if fd == child.pidfd:
@@ -46,11 +54,14 @@ def attend(command: list[str], keep: Iterable[int], readers: Mapping[int, Callab
             for read in readers.values():
                 read()
         finally:
-            os.close(child.pidfd)
+            sweep.end()
             # Something was raised here: it is not left to itself.
-            if not has_ended:
-                os.kill(child.pid, signal.SIGKILL)
-            _, status = os.waitpid(child.pid, 0)
+            kill()
+            os.close(child.pidfd)
+            try:
+                _, status = os.waitpid(child.pid, 0)
+            except ChildProcessError:
+                status = 0  # Somebody else has taken it.
     return status
 
 

@@ -336,7 +336,7 @@ class Sender:
     def __init__(self, fd: int, bell_fd: int | None = None) -> None:
         self._fd = fd
         self._bell_fd = bell_fd
-        self._identity = identity(fd), None if bell_fd is None else identity(bell_fd)
+        self._channel, self._bell = identity(fd), None if bell_fd is None else identity(bell_fd)
         self._lock = threading.RLock()
         self._waiting: list[bytes] = []
         self._writing = False
@@ -350,12 +350,12 @@ class Sender:
             ChannelError: as :meth:`send`.
         """
         self.send(message)
-        self._check()
         self._ring()
 
     def _ring(self) -> None:
         self._unheard = 0
         if self._bell_fd is not None:
+            self._check(self._bell_fd, self._bell)
             os.write(self._bell_fd, b".")
 
     def send(self, message: Message) -> None:
@@ -378,15 +378,15 @@ class Sender:
             finally:
                 self._writing = False
 
-    def _check(self) -> None:
-        channel, bell = self._identity
-        if identity(self._fd) != channel or (self._bell_fd is not None and identity(self._bell_fd) != bell):
+    @staticmethod
+    def _check(fd: int, file: object) -> None:
+        if identity(fd) != file:
             # A test that closes all descriptors may have opened a file of its own under our number since.
             msg = "the channel to pytest was closed by the test"
             raise ChannelError(msg)
 
     def _write_first(self) -> None:
-        self._check()
+        self._check(self._fd, self._channel)
         self._unheard += len(self._waiting[0])
         if self._unheard > _UNHEARD_BYTES:
             self._ring()

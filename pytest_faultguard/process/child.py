@@ -164,11 +164,11 @@ def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *
     return _outcome(begin, line_of(wiring))
 
 
-def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int) -> NoReturn:
+def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int, between: int) -> NoReturn:
     """As :func:`run`, in a child that a server has forked for ``parent``."""
     status = 1
     try:
-        be_adopted(parent)
+        be_adopted(parent, between)
         _leave_terminal()
         _arm(wiring)
         status = _outcome(target, line_of(wiring))

@@ -74,7 +74,13 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
     actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     try:
         pid = os.posix_spawn(
-            command[0], command, os.environ, file_actions=actions, setpgroup=0, setsigmask={*mask, signals.INTERRUPT}
+            command[0],
+            command,
+            os.environ,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask={*mask, signals.INTERRUPT},
+            setsigdef=[signal.SIGCHLD],
         )
     except OSError as error:
         msg = f"cannot start {command[0]}: {error}"
@@ -91,11 +97,11 @@ def spawn_attended(command: list[str], keep: Iterable[int]) -> Child:
     started_at = time.monotonic()
     actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     try:
-        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions)
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsigdef=[signal.SIGCHLD])
     except OSError as error:
         msg = f"cannot start {command[0]}: {error}"
         raise LaunchError(msg) from error
-    return Child(pid=pid, pidfd=os.pidfd_open(pid), started_at=started_at)
+    return Child(pid=pid, pidfd=_pidfd(pid), started_at=started_at)
 
 
 def adopt_child(request: Callable[[], int]) -> Child:
@@ -117,38 +123,38 @@ def adopt_child(request: Callable[[], int]) -> Child:
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
-def be_adopted(parent: int) -> None:
-    """In a child of :func:`adopt_child`: wait for its own parent to end, and then end with its new one."""
-    own = os.getppid()
-    if own != parent:
-        try:
-            pidfd = os.pidfd_open(own)
-        except ProcessLookupError:
-            pass  # It has.
-        else:
-            # The kernel gives a process to its new parent before it tells that the old one has ended.
-            ended = select.poll()
-            ended.register(pidfd, select.POLLIN)
-            ended.poll()
-            os.close(pidfd)
+def be_adopted(parent: int, between: int) -> None:
+    """In a child of :func:`fork_for_adoption`: wait for its own parent to end, and then end with its new one."""
+    # The kernel gives a process to its new parent before it tells that the old one has ended.
+    ended = select.poll()
+    ended.register(between, select.POLLIN)
+    ended.poll()
+    os.close(between)
     os.setpgid(0, 0)
     die_with(parent)
 
 
-def fork_for_adoption(child: Callable[[], NoReturn]) -> int:
-    """In the process that is asked for one: fork a child that somebody else adopts, and return its number."""
+def fork_for_adoption(child: Callable[[int], NoReturn]) -> int:
+    """In the process that is asked for one: fork a child that somebody else adopts, and return its number.
+
+    ``child`` is given what :func:`be_adopted` wants.
+
+    Raises:
+        LaunchError, OSError: no process or no descriptor could be had.
+    """
     reading, writing = os.pipe()
     random_state = _random_state()
     between = _fork()
     if between == 0:
         try:
+            own = os.pidfd_open(os.getpid())
             pid = _fork()
             if pid == 0:
                 os.close(reading)
                 os.close(writing)
                 if random_state is not None:
                     sys.modules["random"].setstate(random_state)
-                child()
+                child(own)
             os.write(writing, pid.to_bytes(4, "little"))
         finally:
             leave(0)
@@ -188,11 +194,18 @@ def _watchable(pid: int) -> int:
         os.setpgid(pid, pid)
     except OSError:
         pass  # The child was faster, or has ended: it does the same as its first step.
+    return _pidfd(pid)
+
+
+def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass  # Somebody else has waited for it.
         msg = f"cannot watch a child: {error}"
         raise LaunchError(msg) from error
 

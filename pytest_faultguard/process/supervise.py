@@ -120,8 +120,10 @@ class Watch:
         on_message: Callable[[Message], None],
         on_snapshot: Callable[[Snapshot], None],
         relay: Relay | None = None,
+        exit_bound: Seconds = GONE_BOUND,
     ) -> None:
         self._child = child
+        self._exit_bound = exit_bound
         #: When the child began what it does now.
         self._begun_at = child.started_at
         self._receiver = receiver
@@ -219,7 +221,7 @@ class Watch:
 
     def expect_end(self) -> None:
         """All is said: what follows is the end of the process."""
-        self._only(self._on_exit_bound, time.monotonic() + GONE_BOUND)
+        self._only(self._on_exit_bound, time.monotonic() + self._exit_bound)
 
     def end_now(self) -> None:
         """End the child, whatever it does; to be called with all signals blocked, and more than once as well."""
@@ -548,7 +550,7 @@ class Watch:
         self._timers[self._kill] = time.monotonic() + self._grace
 
     def _on_exit_bound(self) -> None:
-        self._overdue = Overdue(timeout=GONE_BOUND, stopped_by=signal.SIGKILL.name)
+        self._overdue = Overdue(timeout=self._exit_bound, stopped_by=signal.SIGKILL.name)
         self._kill()
 
     def _on_dying_bound(self) -> None:
@@ -724,11 +726,14 @@ def _let_go(dump_fd: int) -> None:
 def bury(child: Child) -> None:
     """End a child that nobody watches, and what is left of its group; to be called with all signals blocked."""
     kill_group(child.pid)
-    try:
-        os.waitpid(child.pid, 0)
-    except ChildProcessError:
-        pass  # Somebody else has.
-    _sweep(child.pid)
+    ended = select.poll()
+    ended.register(child.pidfd, select.POLLIN)
+    if ended.poll(GONE_BOUND * 1000):  # Else it is stuck in the kernel.
+        try:
+            os.waitpid(child.pid, 0)
+        except ChildProcessError:
+            pass  # Somebody else has.
+        _sweep(child.pid)
     os.close(child.pidfd)
 
 

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import astuple
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,7 @@ class Births:
             early, self._early = self._early, None
             if early is not None and early.take(guard, charge, errors):
                 return
-            overture = Overture()
+            overture = _overture()
             try:
                 letter = _letter(self._session)
                 charge = replace(charge, fds={**charge.fds, **overture.fds()})
@@ -99,7 +100,13 @@ class Births:
             return
         if self._server is None:
             self._server = _Server(self._session)
-        self._server.fork(guard, charge)
+        try:
+            self._server.fork(guard, charge)
+        except LaunchError:
+            if self._server.is_lost:
+                server, self._server = self._server, None
+                server.end(hurry=True)
+            raise
         _await_begin(guard, errors, self._server.overture, "a child of the fork server")
 
     def attend(self, guard: Guard, charge: Charge, orders: Sequence[Order]) -> Remains:
@@ -108,11 +115,14 @@ class Births:
         Raises:
             LaunchError: it could not be started.
         """
-        overture = Overture()
+        overture = _overture()
         try:
             letter = _letter(self._session)
-            letter = replace(letter, args=("--capture=no", *letter.args), options={**letter.options, "capture": "no"})
-            charge = replace(charge, fds={**charge.fds, **overture.fds()})
+            # It has the terminal, so nothing is captured and nothing passed on; and no clock runs.
+            args = ("--capture=no", "-ofaulthandler_timeout=0", *letter.args)
+            letter = replace(letter, args=args, options={**letter.options, "capture": "no"})
+            files = {name: fd for name, fd in charge.fds.items() if name not in {"relay", "relay target", "turns"}}
+            charge = replace(charge, fds={**files, **overture.fds()})
             letter_fd = _file(letter, charge)
             words = exec_command(self._session.config)
             try:
@@ -151,21 +161,21 @@ class _Early:
     """A fresh interpreter that was started before it was known what it is to run."""
 
     def __init__(self, session: pytest.Session) -> None:
-        self._overture = Overture()
-        self._charges, theirs = socket.socketpair()
-        letter_fd = _file(_letter(session))
-        keep = [letter_fd, theirs.fileno(), *self._overture.fds().values()]
-        command = _command("spawned", "main_early", os.getpid(), keep)
-        try:
-            with Signals() as signals:
-                self._child = spawn_child(command, keep, mask=signals.mask)
-        except BaseException:
-            self._charges.close()
-            self._overture.close()
-            raise
-        finally:
-            os.close(letter_fd)
-            theirs.close()
+        with ExitStack() as stack:
+            self._overture = _overture()
+            stack.callback(self._overture.close)
+            self._charges, theirs = _socketpair()
+            stack.callback(self._charges.close)
+            with theirs:
+                letter_fd = _file(_letter(session))
+                try:
+                    keep = [letter_fd, theirs.fileno(), *self._overture.fds().values()]
+                    command = _command("spawned", "main_early", os.getpid(), keep)
+                    with Signals() as signals:
+                        self._child = spawn_child(command, keep, mask=signals.mask)
+                        stack.pop_all()
+                finally:
+                    os.close(letter_fd)
 
     def take(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> bool:
         """Have it be a child with this charge; False where it has ended, and another one has to be started.
@@ -211,21 +221,31 @@ class _Server:
     """The parent's part in the life of a fork server."""
 
     def __init__(self, session: pytest.Session) -> None:
-        self.overture = Overture()
+        self.overture = _overture()
         self._errors: list[str] = []
+        #: Why it has not begun; another one would not, either.
         self._failure: LaunchError | None = None
+        #: Whether it has ended since, or does not answer: another one may.
+        self.is_lost = False
         self._guard = Guard(Limits(), self._take, lambda _: None)
-        self._requests, theirs = socket.socketpair()
         try:
-            wanted = [item for item in session.items if is_guarded(item) and settings_of(item).start == "forkserver"]
-            letter = replace(_letter(session), paths=paths_of(session.config, dict(enumerate(wanted))))
-            keep = [theirs.fileno(), *self.overture.fds().values()]
-            _spawn(self._guard, "server", (letter,), keep, keep)
-            _await_begin(self._guard, lambda: "\n".join(self._errors), self.overture, "the fork server")
+            self._requests, theirs = _socketpair()
+        except BaseException:
+            self.overture.close()
+            raise
+        try:
+            with theirs:
+                wanted = [item for item in session.items if is_guarded(item)]
+                wanted = [item for item in wanted if settings_of(item).start == "forkserver"]
+                letter = replace(_letter(session), paths=paths_of(session.config, dict(enumerate(wanted))))
+                keep = [theirs.fileno(), *self.overture.fds().values()]
+                _spawn(self._guard, "server", (letter,), keep, keep)
+                _await_begin(self._guard, lambda: "\n".join(self._errors), self.overture, "the fork server")
         except LaunchError as error:
             self._failure = error
-        finally:
-            theirs.close()
+        except BaseException:
+            self.end(hurry=True)
+            raise
 
     def _take(self, message: Message) -> None:
         if isinstance(message, Broken):
@@ -243,17 +263,18 @@ class _Server:
         charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
         try:
             guard.adopt(lambda wiring: self._ask([*astuple(wiring), charge_fd, *files]))
-        except LaunchError:
-            if self._guard.has_ended():
-                remains = self._guard.give(None, Limits())
+        except LaunchError as error:
+            if self.is_lost and self._guard.has_ended():
+                remains = self._guard.give(None, Limits(timeout=_FORK_BOUND))
                 if remains is not None:
-                    error = _failure(remains, "\n".join(self._errors), self.overture, "the fork server has ended")
-                self._failure = error
-            raise error from None
+                    raise _failure(remains, "\n".join(self._errors), self.overture, str(error)) from None
+            raise
         finally:
             os.close(charge_fd)
 
     def _ask(self, fds: list[int]) -> int:
+        # Until it has answered: whatever it says later is the answer to nobody's question.
+        self.is_lost = True
         try:
             socket.send_fds(self._requests, [b"."], fds)
             answered = select.poll()
@@ -265,7 +286,12 @@ class _Server:
         if len(told) != 4:  # noqa: PLR2004 - the bytes of a number.
             msg = "the fork server does not answer"
             raise LaunchError(msg)
-        return int.from_bytes(told, "little")
+        self.is_lost = False
+        pid = int.from_bytes(told, "little")
+        if not pid:
+            msg = "the fork server cannot fork"
+            raise LaunchError(msg)
+        return pid
 
     def end(self, *, hurry: bool) -> None:
         """Have it end what conftest files have begun for the session."""
@@ -282,6 +308,22 @@ class _Server:
         self._requests.close()
         self._guard.forget()
         self.overture.close()
+
+
+def _overture() -> Overture:
+    try:
+        return Overture()
+    except OSError as error:
+        msg = f"no descriptor for a child: {error}"
+        raise LaunchError(msg) from error
+
+
+def _socketpair() -> tuple[socket.socket, socket.socket]:
+    try:
+        return socket.socketpair()
+    except OSError as error:
+        msg = f"no descriptor for a child: {error}"
+        raise LaunchError(msg) from error
 
 
 def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:

@@ -61,6 +61,8 @@ from pytest_faultguard.triage.bisect import minimal
 #: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
 _TRIALS = 10
 _TRIAL_LIMITS = Limits(timeout=60.0)
+#: As good as no limit.
+_A_DAY: Seconds = 86_400.0
 #: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
 _LEAST_GRACE: Seconds = 0.1
 #: What items have in common that share a child: the node of their scope, and what must be equal for all.
@@ -107,10 +109,10 @@ class Child:
         is_heard: bool = True,
     ) -> None:
         self._config = config
-        self._start_method = start
+        self.start_method = start
         self._is_heard = is_heard
         #: What it may be ordered to run, by place among the session's items.
-        self._items = items
+        self.items = items
         self._is_closed = False
         if self._is_forked:
             memory.check(limits.memory)
@@ -124,13 +126,17 @@ class Child:
             msg = f"no descriptor for the output of a child: {error}"
             raise LaunchError(msg) from error
         self.guard = Guard(limits, self._take, self._take_snapshot, self.output.relay)
+        if start == "spawn" and items:
+            # It ends as an interpreter does, which is the end of what its tests have shared.
+            bound = settings_of(next(iter(items.values()))).end_timeout
+            self.guard.exit_bound = max(self.guard.exit_bound, bound or _A_DAY)
         self._sweep = Sweep(self.guard.kill)
         #: The fixtures that this process had set up at its birth, by identity.
         self.inherited: frozenset[int] = frozenset()
         if node is not None and self._is_forked:
             self.inherited = frozenset(config.stash[session_key].alive)
-        #: The places of the items that it did not find, and why.
-        self.missing: frozenset[int] = frozenset()
+        #: The items that it did not find, by place, and why.
+        self.missing: dict[int | None, str] = {}
         self.errors = ""
         #: The item that it runs, or ran last.
         self.item: Runs | None = None
@@ -170,12 +176,12 @@ class Child:
             self.guard.start(lambda line: inside.live(session, line, self._outfit()))
             return
         births = self._config.stash[children_key].births
-        births.bear(self._start_method, self.guard, self._charge(), lambda: self.errors)
+        births.bear(self.start_method, self.guard, self._charge(), lambda: self.errors)
 
     def _charge(self) -> Charge:
         return Charge(
-            paths=paths_of(self._config, self._items),
-            items=tuple((place, item.nodeid) for place, item in self._items.items()),
+            paths=paths_of(self._config, self.items),
+            items=tuple((place, item.nodeid) for place, item in self.items.items()),
             directory=current_directory(),
             memory=self.guard.limits.memory,
             journal_bytes=self.journal.limit_bytes,
@@ -186,7 +192,7 @@ class Child:
 
     @property
     def _is_forked(self) -> bool:
-        return self._start_method == "fork"
+        return self.start_method == "fork"
 
     def _outfit(self) -> inside.Outfit:
         """In the child: what is its own; the rest is forgotten."""
@@ -197,7 +203,7 @@ class Child:
             memory=self.guard.limits.memory,
             lives_on=self.node is not None,
             is_shared=self.node is not None,
-            items=self._items,
+            items=self.items,
         )
 
     def run(self, item: Runs, place: int | None, nextplace: int | None) -> Remains | None:
@@ -224,39 +230,43 @@ class Child:
 
     def _run_spawned(self, item: Runs) -> Remains:
         """In a child that begins clean: run it, and end."""
-        (place,) = self._items
-        if exec_command(self._config):
-            self.item = item
-            births = self._config.stash[children_key].births
-            orders = (self.order(place, None), Leave())
-            return births.attend(self.guard, self._charge(), orders)
+        (place,) = self.items
         try:
+            if exec_command(self._config):
+                self.item = item
+                births = self._config.stash[children_key].births
+                attended = births.attend(self.guard, self._charge(), (self.order(place, None), Leave()))
+                self.check_found(place)
+                return attended
             self.start(item.item.session)
             self.check_found(place)
             self.item, item.phase_started_at = item, time.monotonic()
             with self._guarding(item):
                 remains = self.guard.give(self.order(place, None, attempt=item.attempt), item.settings.limits)
                 return self.guard.end(self._limits_of_end(item)) if remains is None else remains
-        finally:
+        except BaseException:
             if not self.guard.is_buried:
                 self.guard.end_now()
+            self.close()
+            raise
 
     def check_found(self, place: int | None) -> None:
-        """
+        """Before an order to run that item.
+
         Raises:
-            LaunchError: it did not find that item when it collected its own.
+            LaunchError: the child did not find it when it collected its own.
         """
         if place in self.missing:
             msg = (
-                f"{self._items[place].nodeid} was not found by a child that collected it anew (start={self._start_method!r}): "
+                f"{self.missing[place]} was not found by a child that collected it anew (start={self.start_method!r}): "
                 f"a test must have the same id each time that it is collected\n{self.errors}"
             )
             raise LaunchError(msg.rstrip())
 
     def order(self, place: int, nextplace: int | None, *, attempt: int = 0, ahead: bool = False) -> Run:
         """To run an item, and then to leave standing what the next one needs."""
-        item, shared = self._items[place], 0
-        if nextplace is not None and nextplace not in self._items:
+        item, shared = self.items[place], 0
+        if nextplace is not None and nextplace not in self.items:
             both = zip(item.listchain(), item.session.items[nextplace].listchain(), strict=False)
             shared = sum(one is other for one, other in both)
         return Run(
@@ -323,7 +333,8 @@ class Child:
     def _take(self, message: Message) -> None:
         match message:
             case Missing(items=items, error=error):
-                self.missing, self.errors = frozenset(items), error
+                self.missing, self.errors = {place: self.items[place].nodeid for place in items}, error
+                self.items = {place: item for place, item in self.items.items() if place not in self.missing}
             case Broken(text=text) if self.item is None:
                 self.errors = text
         if self.item is not None and not isinstance(message, Missing):
@@ -400,7 +411,10 @@ class Children:
             return
         if child is not None and (child.is_astray or child.is_unfit or child.guard.has_ended()):
             self._end(child)
-        elif child is not None and child.item is not None and child.awaited != place:
+        elif child is not None and place not in child.items and place not in child.missing:
+            # Its tests were expected in their order, and this one lies before the first that it was given.
+            self._end(child)
+        elif child is not None and child.item is not None and child.awaited != place and place in child.items:
             assert place is not None
             remains = child.trim(place)
             if remains is not None:
@@ -416,10 +430,8 @@ class Children:
                 child.start(self._session)
             except BaseException:
                 self.remove(child)
-                if child.guard.has_ended():
-                    child.close()
-                else:
-                    child.end()
+                child.guard.end_now()
+                child.close()
                 raise
         except (JournalError, LaunchError) as error:
             self._refused = error
@@ -448,7 +460,9 @@ class Children:
             items = {} if place is None else {place: item}
         else:
             key = self._key(item)
-            items = {one: other for one, other in self.items.items() if one >= (place or 0) and self._key(other) == key}
+            # Of a worker nobody knows in which order it will be given them.
+            first = 0 if hasattr(item.config, "workerinput") else place or 0
+            items = {one: other for one, other in self.items.items() if one >= first and self._key(other) == key}
         return Child(item.config, settings.limits, node, start, items)
 
     def order_ahead(self, child: Child, place: int, nextplace: int | None) -> Run | None:
@@ -465,6 +479,7 @@ class Children:
             or child.output.turns.are_taken
             or session._setupstate.stack
             or self._child_of(items[nextplace]) is not child
+            or nextplace not in child.items
         ):
             return None
         following = items[nextplace + 1] if nextplace + 1 < len(items) else None
@@ -529,6 +544,8 @@ class Children:
         child = Child(self._session.config, settings.limits, self._session, settings.start, wanted, is_heard=False)
         try:
             child.start(self._session)
+            for one in places:
+                child.check_found(one)
             for one, following in zip(places, [*places[1:], None], strict=True):
                 remains = child.run(Unheard(items[one]), one, following)
                 if remains is not None:

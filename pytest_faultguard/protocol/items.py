@@ -402,7 +402,7 @@ class GuardedItem:
 
     def _exit(self) -> Phase:
         # A fresh interpreter ends as one does: handlers of atexit run, and destructors of C++.
-        has_left = isinstance(self.finished, Finished) and self.settings.start == "spawn"
+        has_left = isinstance(self.finished, Finished) and self.child.start_method == "spawn"
         return "interpreter exit" if has_left else "exit"
 
     def _crash(self, remains: Remains) -> Crash | None:
@@ -432,7 +432,7 @@ class GuardedItem:
             phase=self._phase(),
             ending=ending,
             duration=duration,
-            start=self.settings.start,
+            start=self.child.start_method,
             message=message,
             stacks=dumped.stacks,
             dump=dump,
@@ -444,7 +444,7 @@ class GuardedItem:
 
     def _hint(self, ending: Ending, duration: Seconds, words: str) -> str:
         """Where the first test of a child dies or hangs at once: it may be what a copy of a process cannot do."""
-        if self.settings.start != "fork" or len(self.child.trail) > 1 or self._phase() not in {"setup", "call"}:
+        if self.child.start_method != "fork" or len(self.child.trail) > 1 or self._phase() not in {"setup", "call"}:
             return ""
         threads = proc.thread_count()
         match ending:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import pytest
 
 from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Overture
 from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import Idle
@@ -70,17 +71,25 @@ class _Server:
         if proc.thread_count() == 1:
             # A copy imports the test modules. While that has started no thread, it is as good a server, and a better one.
             own = os.getpid()
+            reading, writing = os.pipe()
             copy = os.fork()
             if copy == 0:
-                self._run_copy(session, own)
+                os.close(reading)
+                self._run_copy(session, own, writing)
+            os.close(writing)
+            has_served = os.read(reading, 1)
+            os.close(reading)
             _, status = os.waitpid(copy, 0)
-            if status == 0:
+            if has_served:
+                if status != 0:
+                    msg = f"the fork server has ended (wait status {status})"
+                    raise RuntimeError(msg)
                 spawned.end(session)
                 return
         self._serve(session)
         spawned.end(session)
 
-    def _run_copy(self, session: pytest.Session, original: int) -> NoReturn:
+    def _run_copy(self, session: pytest.Session, original: int, serving: int) -> NoReturn:
         status = 1
         try:
             die_with(original)
@@ -88,6 +97,7 @@ class _Server:
             faulthandler.disable()
             self._found = spawned.collected(session, self._letter.paths)
             if proc.thread_count() == 1:
+                os.write(serving, b".")
                 self._serve(session)
                 status = 0
         finally:
@@ -112,14 +122,16 @@ class _Server:
         if not told:
             return False
         try:
-            pid = fork_for_adoption(lambda: self._be_child(session, fds))
+            pid = fork_for_adoption(lambda between: self._be_child(session, fds, between))
+        except (LaunchError, OSError):
+            pid = 0  # This one cannot be had, another one maybe.
         finally:
             for fd in fds:
                 os.close(fd)
         self._requests.send(pid.to_bytes(4, "little"))
         return True
 
-    def _be_child(self, session: pytest.Session, fds: list[int]) -> NoReturn:
+    def _be_child(self, session: pytest.Session, fds: list[int], between: int) -> NoReturn:
         self._requests.close()
         for fd in self._wiring:
             os.close(fd)
@@ -129,4 +141,4 @@ class _Server:
             found = spawned.collected(session, charge.paths) if self._found is None else self._found
             spawned.live(session, charge, line, found, self._overture)
 
-        run_adopted(target, wiring, self._parent)
+        run_adopted(target, wiring, self._parent, between)

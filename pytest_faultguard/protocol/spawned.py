@@ -44,6 +44,7 @@ _PARENTS: dict[str, object] = {
     "distload": False,
     "failedfirst": False,
     "faultguard_collect": False,
+    "faultguard_exec": None,
     "htmlpath": None,
     "lf": False,
     "log_file_mode": "a",

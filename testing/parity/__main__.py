@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="SUITE", help=f"{', '.join(names)}; all of them without any")
     parser.add_argument("--sample", type=int, metavar="N", help="run N tests of each suite; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="by which the sample is taken; another one, other tests")
+    parser.add_argument("--scope", default="function", help="of the guarded session: which tests share a child")
+    parser.add_argument("--start", default="fork", help="of the guarded session: how a child is started")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
@@ -43,7 +45,8 @@ def main() -> int:
     for suite in chosen:
         started = time.monotonic()
         try:
-            result = _run(suite, suite.sample if options.sample is None else options.sample, options.seed)
+            ways = (f"--faultguard-scope={options.scope}", f"--faultguard-start={options.start}")
+            result = _run(suite, ways, suite.sample if options.sample is None else options.sample, options.seed)
         except (RuntimeError, subprocess.SubprocessError) as error:
             # The others have their say.
             print(f"{suite.name}: could not be run: {error}", file=sys.stderr)
@@ -60,7 +63,7 @@ def main() -> int:
     return 0 if holds else 1
 
 
-def _run(suite: Suite, sample: int, seed: int) -> Parity:
+def _run(suite: Suite, ways: tuple[str, ...], sample: int, seed: int) -> Parity:
     with tempfile.TemporaryDirectory(prefix="faultguard-parity-") as name:
         directory = Path(name)
         (directory / "suite").mkdir()
@@ -68,7 +71,7 @@ def _run(suite: Suite, sample: int, seed: int) -> Parity:
         # The guarded session between the others: a machine that gets slower is not ours.
         plain, guarded, again = (
             sessions.run(suite, place, directory / f"{number}.jsonl", *flags, sample=sample, seed=seed)
-            for number, flags in enumerate((("--no-faultguard",), suite.guard, ("--no-faultguard",)))
+            for number, flags in enumerate((("--no-faultguard",), (*suite.guard, *ways), ("--no-faultguard",)))
         )
     return compare(suite, plain, guarded, again)
 
