@@ -673,8 +673,13 @@ def test_library_that_cannot_live_with_fork(
 
 @pytest.mark.parametrize(
     "test",
-    ["import os; os.abort()", "import time; time.sleep(60)", "while True: pass"],
-    ids=["abort", "sleep", "loop"],
+    [
+        "import os; os.abort()",
+        "import time; time.sleep(60)",
+        "while True: pass",
+        "import os; print('x' * 2**22); os.abort()",
+    ],
+    ids=["abort", "sleep", "loop", "one-long-line"],
 )
 def test_no_hint_where_nothing_speaks_for_it(pytester: pytest.Pytester, run_pytest: RunPytest, test: str) -> None:
     """Pytest's process has one thread, and nobody has spoken of fork."""

@@ -93,6 +93,7 @@ _DUMPED = frozenset(
 )
 
 
+_NEAR_CHARACTERS = 100
 #: A test that dies in this time has died right at its start.
 _AT_ONCE: Seconds = 1.0
 #: How long the condition of a mark may take where it is evaluated after a crash.
@@ -449,8 +450,9 @@ class GuardedItem:
         threads = proc.thread_count()
         match ending:
             case Signaled(signal=number) if number in _DUMPED and duration < _AT_ONCE:
-                told = re.search(r".*\bfork\b.*", words, re.IGNORECASE)
-                ground = f"it speaks of fork ({told[0].strip()})" if told else ""
+                # The word first, and then its line: of megabytes without a line's end, the line takes quadratic time.
+                told = re.search(r"\bfork\b", words, re.IGNORECASE)
+                ground = f"it speaks of fork ({_line_around(words, told.start())})" if told else ""
             case Overdue() if self.usage is not None and self.usage.cpu_seconds < duration / 2:
                 ground = ""
             case _:
@@ -691,6 +693,13 @@ def _is_same(cached: Any, value: object) -> bool:
         return cached is not None and (cached[1] is value or bool(cached[1] == value))
     except (ValueError, RuntimeError):
         return False
+
+
+def _line_around(text: str, place: int) -> str:
+    """The line in which that is, or what is near."""
+    first = max(text.rfind("\n", 0, place) + 1, place - _NEAR_CHARACTERS)
+    end = text.find("\n", place)
+    return text[first : min(len(text) if end < 0 else end, place + _NEAR_CHARACTERS)].strip()
 
 
 def _missing_stack(ending: Ending) -> tuple[str, ...]:
