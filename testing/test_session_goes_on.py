@@ -59,6 +59,9 @@ WAYS = {
     "kill_self": Way("lib.kill_self(signal.SIGTERM)", "SIGTERM"),
     "write_stderr_then_abort": Way("lib.write_stderr_then_abort(b'panic\\n')", "SIGABRT"),
     "scribble": Way("lib.scribble(ctypes.addressof(ctypes.c_long()), 1 << 40)", "SIGSEGV"),
+    "no_fork": Way("lib.no_fork(0)", "SIGABRT"),
+    "pool": Way("lib.pool(0)", "timeout, SIGTERM", "timeout=0.5"),
+    "die_in_destructor": Way("lib.die_in_destructor(); ctypes.CDLL(None).exit(0)", "SIGABRT"),
     # The others.
     "ctypes_null": Way("ctypes.string_at(0)", "SIGSEGV"),
     "os_kill": Way("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),

@@ -641,10 +641,10 @@ NO_FORK = """
 import threading
 from programs import lib
 
-lib.{0}_begin()
+lib.{0}(1)
 
 def test_use(faultguard_data):
-    assert lib.{0}_use() == 42
+    assert lib.{0}(0) == 42
 """
 
 
@@ -738,9 +738,9 @@ def test_marker_and_settings(pytester: pytest.Pytester, run_pytest: RunPytest, x
             if not STATE:
                 STATE.append(os.getpid())
             command = open("/proc/self/cmdline").read()
-            if "protocol.spawned" in command:
+            if "import spawned" in command:
                 return "spawn"
-            return "forkserver" if "protocol.server" in command else "fork"
+            return "forkserver" if "import server" in command else "fork"
 
         @guard(start="spawn")
         def test_spawn(): assert kind() == "spawn"

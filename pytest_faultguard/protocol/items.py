@@ -447,7 +447,8 @@ class GuardedItem:
         """Where the first test of a child dies or hangs at once: it may be what a copy of a process cannot do."""
         if self.child.start_method != "fork" or len(self.child.trail) > 1 or self._phase() not in {"setup", "call"}:
             return ""
-        threads = proc.thread_count()
+        # The one of execnet's in a worker of pytest-xdist has nothing to do with what is tested.
+        threads = proc.thread_count() - hasattr(self.item.config, "workerinput")
         match ending:
             case Signaled(signal=number) if number in _DUMPED and duration < _AT_ONCE:
                 # The word first, and then its line: of megabytes without a line's end, the line takes quadratic time.

@@ -40,10 +40,8 @@ SIGNATURES: dict[str, tuple[tuple[str, ...], str]] = {
     "kill_self": (("c_int",), "c_long"),
     "write_stderr_then_abort": (("c_char_p",), "None"),
     "scribble": (("c_void_p", "c_size_t"), "None"),
-    "no_fork_begin": ((), "None"),
-    "no_fork_use": ((), "c_int"),
-    "pool_begin": ((), "c_int"),
-    "pool_use": ((), "c_int"),
+    "no_fork": (("c_int",), "c_int"),
+    "pool": (("c_int",), "c_int"),
     "die_in_destructor": ((), "None"),
 }
 

@@ -5,13 +5,10 @@
 
 static pid_t begun_by;
 
-extern void no_fork_begin(void)
+extern int no_fork(int begins)
 {
-    begun_by = getpid();
-}
-
-extern int no_fork_use(void)
-{
+    if (begins)
+        begun_by = getpid();
     if (getpid() != begun_by) {
         fprintf(stderr, "no_fork: used after fork() without exec()\n");
         abort();

@@ -18,14 +18,11 @@ static void *work(void *unused)
     return NULL;
 }
 
-extern int pool_begin(void)
+extern int pool(int begins)
 {
     pthread_t thread;
-    return pthread_create(&thread, NULL, work, NULL);
-}
-
-extern int pool_use(void)
-{
+    if (begins)
+        return pthread_create(&thread, NULL, work, NULL);
     pthread_mutex_lock(&mutex);
     int mine = ++asked;
     pthread_cond_broadcast(&changed);
