@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 from typing import NoReturn
 from typing import final
 
@@ -70,21 +71,7 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
         LaunchError: no process or no descriptor could be had.
     """
     started_at = time.monotonic()
-    # To its own number: that lets a descriptor through which closes at exec.
-    actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
-    try:
-        pid = os.posix_spawn(
-            command[0],
-            command,
-            os.environ,
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask={*mask, signals.INTERRUPT},
-            setsigdef=[signal.SIGCHLD],
-        )
-    except OSError as error:
-        msg = f"cannot start {command[0]}: {error}"
-        raise LaunchError(msg) from error
+    pid = _spawn(command, keep, setpgroup=0, setsigmask={*mask, signals.INTERRUPT})
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
@@ -95,13 +82,20 @@ def spawn_attended(command: list[str], keep: Iterable[int]) -> Child:
         LaunchError: there is no such program, or no process or no descriptor could be had.
     """
     started_at = time.monotonic()
+    pid = _spawn(command, keep)
+    return Child(pid=pid, pidfd=_pidfd(pid), started_at=started_at)
+
+
+def _spawn(command: list[str], keep: Iterable[int], **attributes: Any) -> int:
+    # To its own number: that lets a descriptor through which closes at exec. Who waits for children there must be able to.
     actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
     try:
-        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsigdef=[signal.SIGCHLD])
+        return os.posix_spawnp(
+            command[0], command, os.environ, file_actions=actions, setsigdef=[signal.SIGCHLD], **attributes
+        )
     except OSError as error:
         msg = f"cannot start {command[0]}: {error}"
         raise LaunchError(msg) from error
-    return Child(pid=pid, pidfd=_pidfd(pid), started_at=started_at)
 
 
 def adopt_child(request: Callable[[], int]) -> Child:
@@ -162,7 +156,7 @@ def fork_for_adoption(child: Callable[[int], NoReturn]) -> int:
     os.waitpid(between, 0)
     told = os.read(reading, 4)
     os.close(reading)
-    if len(told) != 4:  # noqa: PLR2004 - as above.
+    if len(told) != 4:  # noqa: PLR2004 - the bytes of a number.
         msg = "cannot fork"
         raise LaunchError(msg)
     return int.from_bytes(told, "little")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import ExitStack
+from contextlib import contextmanager
 from dataclasses import astuple
 from dataclasses import replace
 from pathlib import Path
@@ -183,18 +185,14 @@ class _Early:
         Raises:
             LaunchError: it has not begun.
         """
-        names, files = list(charge.fds), list(charge.fds.values())
-        charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
         try:
-            guard.take_over(
-                self._child,
-                lambda wiring: socket.send_fds(self._charges, [b"."], [*astuple(wiring), charge_fd, *files]),
-            )
+            with _packed(charge) as fds:
+                guard.take_over(
+                    self._child, lambda wiring: socket.send_fds(self._charges, [b"."], [*astuple(wiring), *fds])
+                )
         except (OSError, LaunchError):
             self.end()
             return False
-        finally:
-            os.close(charge_fd)
         self._charges.close()
         try:
             _await_begin(guard, errors, self._overture, "a fresh interpreter")
@@ -259,18 +257,15 @@ class _Server:
         """
         if self._failure is not None:
             raise self._failure
-        names, files = list(charge.fds), list(charge.fds.values())
-        charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(names)}))
         try:
-            guard.adopt(lambda wiring: self._ask([*astuple(wiring), charge_fd, *files]))
+            with _packed(charge) as fds:
+                guard.adopt(lambda wiring: self._ask([*astuple(wiring), *fds]))
         except LaunchError as error:
             if self.is_lost and self._guard.has_ended():
                 remains = self._guard.give(None, Limits(timeout=_FORK_BOUND))
                 if remains is not None:
                     raise _failure(remains, "\n".join(self._errors), self.overture, str(error)) from None
             raise
-        finally:
-            os.close(charge_fd)
 
     def _ask(self, fds: list[int]) -> int:
         # Until it has answered: whatever it says later is the answer to nobody's question.
@@ -310,20 +305,34 @@ class _Server:
         self.overture.close()
 
 
-def _overture() -> Overture:
+@contextmanager
+def _descriptors() -> Generator[None]:
+    """Around what needs some: none to be had is a child that cannot be had."""
     try:
-        return Overture()
+        yield
     except OSError as error:
         msg = f"no descriptor for a child: {error}"
         raise LaunchError(msg) from error
+
+
+def _overture() -> Overture:
+    with _descriptors():
+        return Overture()
 
 
 def _socketpair() -> tuple[socket.socket, socket.socket]:
-    try:
+    with _descriptors():
         return socket.socketpair()
-    except OSError as error:
-        msg = f"no descriptor for a child: {error}"
-        raise LaunchError(msg) from error
+
+
+@contextmanager
+def _packed(charge: Charge) -> Generator[list[int]]:
+    """A charge as it goes through a socket: the file that it is in, and those that it names by their order."""
+    charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(charge.fds)}))
+    try:
+        yield [charge_fd, *charge.fds.values()]
+    finally:
+        os.close(charge_fd)
 
 
 def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:
@@ -373,11 +382,8 @@ def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequenc
 
 
 def _file(*messages: Message) -> int:
-    try:
+    with _descriptors():
         fd = os.memfd_create("faultguard-letter", os.MFD_CLOEXEC)
-    except OSError as error:
-        msg = f"no descriptor for a child: {error}"
-        raise LaunchError(msg) from error
     write(fd, *messages)
     return fd
 

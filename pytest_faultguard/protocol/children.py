@@ -366,7 +366,7 @@ class _Guarding:
 
 
 class Children:
-    """The children of a session that outlive a test: one for each node of a scope, size of a journal, and limit of memory.
+    """The children of a session that outlive a test: one for each node of a scope, start method, journal size and memory limit.
 
     Where limits of memory differ, what the tests of one have left in memory must not count against those of another.
     """

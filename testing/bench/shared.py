@@ -25,23 +25,22 @@ SHARED = ("-p", "faultguard", "--faultguard")
 
 def trivial(scale: float) -> Iterator[Row]:
     """Whole processes, in turn, the start of the interpreter and the collection included."""
-    tests = max(50, round(2_000 * scale))
-    plain, shared = _paired({"test_trivial.py": _tests(tests, "pass")}, rounds=7)
-    yield table.row(
-        f"A whole process with {tests:,} trivial tests in one child, against plain pytest",
-        f"{shared:.2f} s ours, {plain:.2f} s plain pytest",
-        table.at_most(shared / plain, TRIVIAL_BOUND),
-    )
+    yield _whole("A whole process with {:,} trivial tests in one child, against plain pytest", TRIVIAL_BOUND, scale)
 
 
 def spawned(scale: float) -> Iterator[Row]:
     """As above, with a fresh interpreter for them all: its start and its own collection are included."""
+    what = 'The same in one fresh interpreter (``start="spawn"``), {:,} tests'
+    yield _whole(what, SPAWNED_BOUND, scale, "--faultguard-start=spawn")
+
+
+def _whole(what: str, bound: float, scale: float, *flags: str) -> Row:
     tests = max(50, round(2_000 * scale))
-    plain, shared = _paired({"test_trivial.py": _tests(tests, "pass")}, rounds=7, flags=("--faultguard-start=spawn",))
-    yield table.row(
-        f'The same in one fresh interpreter (``start="spawn"``), {tests:,} tests',
+    plain, shared = _paired({"test_trivial.py": _tests(tests, "pass")}, *flags, rounds=7)
+    return table.row(
+        what.format(tests),
         f"{shared:.2f} s ours, {plain:.2f} s plain pytest",
-        table.at_most(shared / plain, SPAWNED_BOUND),
+        table.at_most(shared / plain, bound),
     )
 
 
@@ -109,14 +108,14 @@ def _tests(count: int, body: str) -> str:
     )
 
 
-def _paired(files: dict[str, str], *args: str, rounds: int, flags: tuple[str, ...] = ()) -> tuple[float, float]:
+def _paired(files: dict[str, str], *args: str, rounds: int) -> tuple[float, float]:
     """The medians of both ways, in seconds of a whole process, and that both passed the same."""
     taken: dict[tuple[str, ...], list[float]] = {PLAIN: [], SHARED: []}
     passed: set[Any] = set()
     for _ in range(rounds):
         for way, times in taken.items():
             started = time.monotonic()
-            measured = sessions.run(files, *way, *flags, "-q", *args, plugins=("pace",))
+            measured = sessions.run(files, *way, "-q", *args, plugins=("pace",))
             times.append(time.monotonic() - started)
             passed.add((measured["passed"], measured["failed"]))
     assert len(passed) == 1
