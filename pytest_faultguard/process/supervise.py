@@ -312,8 +312,9 @@ class Watch:
         return self._buried
 
     def kill(self) -> None:
-        """End the child's group, whatever it does; its end is told by the next :meth:`run`."""
+        """End the child's group, whatever it does; the next :meth:`run` tells of its end."""
         kill_group(self._child.pid)
+        _await_end(self._child)
 
     @property
     def elapsed(self) -> Seconds:
@@ -595,6 +596,7 @@ class Watch:
             return
         if number not in {INTERRUPT, STOP} and not self._buried:
             self._kill()
+            _await_end(self._child)  # Before pytest may end: nothing outlives it, not even for a moment.
         self._signals.pass_on(number)
 
     def _interrupt_child(self) -> None:
@@ -726,15 +728,20 @@ def _let_go(dump_fd: int) -> None:
 def bury(child: Child) -> None:
     """End a child that nobody watches, and what is left of its group; to be called with all signals blocked."""
     kill_group(child.pid)
-    ended = select.poll()
-    ended.register(child.pidfd, select.POLLIN)
-    if ended.poll(GONE_BOUND * 1000):  # Else it is stuck in the kernel.
+    if _await_end(child):
         try:
             os.waitpid(child.pid, 0)
         except ChildProcessError:
             pass  # Somebody else has.
         _sweep(child.pid)
     os.close(child.pidfd)
+
+
+def _await_end(child: Child) -> bool:
+    """After SIGKILL: whether it has come to its end, or else is stuck in the kernel."""
+    ended = select.poll()
+    ended.register(child.pidfd, select.POLLIN)
+    return bool(ended.poll(GONE_BOUND * 1000))
 
 
 def kill_group(pid: int) -> None:
