@@ -519,6 +519,8 @@ def spawns_one_for_all(config: pytest.Config) -> bool:
     """Whether a fresh interpreter is to run all tests of the session, as far as that is known before they are collected."""
     if not config.getoption(_dest("--faultguard")) or why_unguarded(config) is not None or exec_command(config):
         return False
+    if config.getoption(_dest("--faultguard-collect")):
+        return False  # It would import what only a scout may.
     start, scope = (_configured(_BY_NAME[name], config, is_marked=False) for name in ("start", "scope"))
     return start == "spawn" and scope == "session" and not config.getoption("collectonly", default=False)
 

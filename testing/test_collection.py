@@ -51,14 +51,19 @@ def test_death_at_import_is_one_error(pytester: pytest.Pytester, run_pytest: Run
 
 
 @pytest.mark.usefixtures("programs")
+@pytest.mark.parametrize(
+    "guarded",
+    [(), ("--faultguard", "--faultguard-start=spawn"), ("--faultguard", "--faultguard-start=forkserver")],
+    ids=["", "spawn", "forkserver"],
+)
 def test_other_modules_run_where_pytest_goes_on(
-    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, guarded: tuple[str, ...], xdist_args: tuple[str, ...]
 ) -> None:
-    """Each of several that crash is an error, and no test of the others is missing."""
+    """Each of several that crash is an error, and no test of the others is missing; nor does a clean child import them."""
     bad = "from programs import lib\nlib.null_write()\n"
     pytester.makepyfile(test_a=FINE, test_b=bad, test_c=FINE, test_d=bad, test_e=bad, test_f=FINE)
 
-    result = run_pytest(COLLECT, GO_ON, *xdist_args)
+    result = run_pytest(COLLECT, GO_ON, *guarded, *xdist_args)
 
     told = "SIGSEGV (segmentation fault) in collect"
     assert sorted(errors(result)) == [f"ERROR test_{name}.py - {told}" for name in "bde"]
