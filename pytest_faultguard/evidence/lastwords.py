@@ -48,22 +48,18 @@ def _assertion(match: re.Match[str]) -> str:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Rule:
     """One kind of message."""
 
     #: Text that stands in the first line of every such message.
     clue: str
     #: Matches from the start of that line.
-    pattern: re.Pattern[str]
+    pattern: str
     #: The message on one line.
     tell: Callable[[re.Match[str]], str] = _whole
     #: Whether such a message may follow one that tells more, or not be deadly at all.
     weak: bool = False
-
-
-def _rule(clue: str, pattern: str, tell: Callable[[re.Match[str]], str] = _whole, *, weak: bool = False) -> _Rule:
-    return _Rule(clue=clue, pattern=re.compile(pattern, re.MULTILINE), tell=tell, weak=weak)
 
 
 _HEAP_COMPLAINT = r"(?:invalid|corrupted|unaligned|unsorted|mismatching|too many|memory corruption|double free|smallbin|largebin)\b.*$"
@@ -73,7 +69,7 @@ _MERE_SIGNAL = r"(?:Segmentation fault|Aborted|Bus error|Illegal instruction|Flo
 _RULES: tuple[_Rule, ...] = (
     # glibc: the heap.
     *(
-        _rule(f"{function}(): ", rf"{function}\(\): {_HEAP_COMPLAINT}")
+        _Rule(f"{function}(): ", rf"{function}\(\): {_HEAP_COMPLAINT}")
         for function in (
             "free",
             "malloc",
@@ -85,72 +81,72 @@ _RULES: tuple[_Rule, ...] = (
             "tcache_thread_shutdown",
         )
     ),
-    _rule("double free or corruption", r"double free or corruption(?: \([!a-z]+\))?$"),
-    _rule("corrupted ", r"corrupted (?:size vs\. prev_size|double-linked list)(?: .*| \(.*\))?$"),
-    _rule("break adjusted to free malloc space", r"break adjusted to free malloc space$"),
+    _Rule("double free or corruption", r"double free or corruption(?: \([!a-z]+\))?$"),
+    _Rule("corrupted ", r"corrupted (?:size vs\. prev_size|double-linked list)(?: .*| \(.*\))?$"),
+    _Rule("break adjusted to free malloc space", r"break adjusted to free malloc space$"),
     # glibc: *** stack smashing detected ***: terminated; before 2.26 with the program's name, and with an address.
-    _rule(" ***: ", r"\*\*\* [^*\n]+ \*\*\*: .*terminated$"),
-    _rule("*** Error in `", r"\*\*\* (Error in `.*': .*) \*\*\*$", _first_group),
-    _rule("Fatal glibc error: ", r"Fatal glibc error: .+"),
-    _rule(": symbol lookup error: ", r"\S+: symbol lookup error: .+"),
+    _Rule(" ***: ", r"\*\*\* [^*\n]+ \*\*\*: .*terminated$"),
+    _Rule("*** Error in `", r"\*\*\* (Error in `.*': .*) \*\*\*$", _first_group),
+    _Rule("Fatal glibc error: ", r"Fatal glibc error: .+"),
+    _Rule(": symbol lookup error: ", r"\S+: symbol lookup error: .+"),
     # Other allocators.
-    _rule(" malloc: *** error for object ", r"\S+ malloc: (\*\*\* error for object .+)", _first_group),
-    _rule("Attempt to free invalid pointer", r"\S+:\d+\] (Attempt to free invalid pointer .*)", _first_group),
+    _Rule(" malloc: *** error for object ", r"\S+ malloc: (\*\*\* error for object .+)", _first_group),
+    _Rule("Attempt to free invalid pointer", r"\S+:\d+\] (Attempt to free invalid pointer .*)", _first_group),
     # assert() of glibc and libstdc++ (file:line: function: Assertion `x' failed.), of musl, of macOS.
-    _rule("Assertion ", r"(.*?:\d+:) (.*)(Assertion [`'].*['`] failed[.!]?)$", _assertion),
-    _rule("Inconsistency detected by ld.so: ", r"Inconsistency detected by ld\.so: .+"),
-    _rule("Assertion failed: ", r"Assertion failed: .+ \(.+: .+: \d+\)$"),
-    _rule("Assertion failed: ", r"Assertion failed: .+, file .+, line \d+\.?$"),
+    _Rule("Assertion ", r"(.*?:\d+:) (.*)(Assertion [`'].*['`] failed[.!]?)$", _assertion),
+    _Rule("Inconsistency detected by ld.so: ", r"Inconsistency detected by ld\.so: .+"),
+    _Rule("Assertion failed: ", r"Assertion failed: .+ \(.+: .+: \d+\)$"),
+    _Rule("Assertion failed: ", r"Assertion failed: .+, file .+, line \d+\.?$"),
     # C++ runtimes: libstdc++ and libc++.
-    _rule(
+    _Rule(
         "terminate called after throwing",
         r"(terminate called after throwing an instance of '.*')(?:\n  (what\(\):  ?.*))?$",
         _joined,
     ),
-    _rule("terminate called ", r"terminate called (?:without an active exception|recursively)$", weak=True),
-    _rule("pure virtual method called", r"pure virtual method called$"),
-    _rule("deleted virtual method called", r"deleted virtual method called$"),
-    _rule("libc++abi", r"libc\+\+abi(?:\.dylib)?: (?:terminating|Pure virtual|Deleted virtual).*"),
+    _Rule("terminate called ", r"terminate called (?:without an active exception|recursively)$", weak=True),
+    _Rule("pure virtual method called", r"pure virtual method called$"),
+    _Rule("deleted virtual method called", r"deleted virtual method called$"),
+    _Rule("libc++abi", r"libc\+\+abi(?:\.dylib)?: (?:terminating|Pure virtual|Deleted virtual).*"),
     # Python itself.
-    _rule("Fatal Python error: ", rf"Fatal Python error: (?!{_MERE_SIGNAL}).+"),
+    _Rule("Fatal Python error: ", rf"Fatal Python error: (?!{_MERE_SIGNAL}).+"),
     # Rust, from 1.73 on over two lines, before on one; a second panic tells only that there was a first.
-    _rule(
+    _Rule(
         " panicked at ",
         r"(thread '.*?') (?:\(\d+\) )?(panicked at .+:\d+:\d+:)\n"
         r"(?!panic in a )(.*)((?:\n +(?:left|right): .*){0,2})$",
         _rust,
     ),
-    _rule(" panicked at '", r"thread '.*?' panicked at '(?!panic in a ).*"),
-    _rule("memory allocation of ", r"memory allocation of \d+ bytes failed\b.*"),
-    _rule("has overflowed its stack", r"thread '.*?' (?:\(\d+\) )?has overflowed its stack$"),
-    _rule("fatal runtime error: ", r"fatal runtime error: .+", weak=True),
+    _Rule(" panicked at '", r"thread '.*?' panicked at '(?!panic in a ).*"),
+    _Rule("memory allocation of ", r"memory allocation of \d+ bytes failed\b.*"),
+    _Rule("has overflowed its stack", r"thread '.*?' (?:\(\d+\) )?has overflowed its stack$"),
+    _Rule("fatal runtime error: ", r"fatal runtime error: .+", weak=True),
     # Sanitizers. What UndefinedBehaviorSanitizer and ThreadSanitizer say need not be deadly.
-    _rule("Sanitizer: ", r"==\d+== ?(?:ERROR|WARNING): (\w+Sanitizer: .+)", _first_group),
-    _rule("Sanitizer: ", r"(WARNING: ThreadSanitizer: .+)", _first_group, weak=True),
-    _rule("ASan runtime ", r"==\d+== ?(ASan runtime .+)", _first_group),
-    _rule(": runtime error: ", r"\S.*?:\d+(?::\d+)?: runtime error: .+", weak=True),
+    _Rule("Sanitizer: ", r"==\d+== ?(?:ERROR|WARNING): (\w+Sanitizer: .+)", _first_group),
+    _Rule("Sanitizer: ", r"(WARNING: ThreadSanitizer: .+)", _first_group, weak=True),
+    _Rule("ASan runtime ", r"==\d+== ?(ASan runtime .+)", _first_group),
+    _Rule(": runtime error: ", r"\S.*?:\d+(?::\d+)?: runtime error: .+", weak=True),
     # Go; its words are common ones, so that the stack which follows is asked for.
-    _rule("panic: ", r"(panic: .+)(?=(?:\n.*){0,8}\ngoroutine \d+ )", _first_group),
-    _rule("fatal error: ", r"(fatal error: .+)(?=(?:\n.*){0,8}\n(?:goroutine \d+ |runtime stack:))", _first_group),
+    _Rule("panic: ", r"(panic: .+)(?=(?:\n.*){0,8}\ngoroutine \d+ )", _first_group),
+    _Rule("fatal error: ", r"(fatal error: .+)(?=(?:\n.*){0,8}\n(?:goroutine \d+ |runtime stack:))", _first_group),
     # Checks of libraries: glog and abseil, protobuf, Chromium and V8, Qt, GLib, LLVM, CUDA, OpenMP, MKL, Fortran.
-    _rule("] ", r"F\d{4,8} \d\d:\d\d:[\d.]+ +\d+ (\S+:\d+\] .+)", _first_group),
-    _rule("[libprotobuf FATAL ", r"\[libprotobuf FATAL .+?:\d+\] .+"),
-    _rule(":FATAL:", r"\[[^\]\n]*:FATAL:[^\]\n]+\] .+"),
-    _rule("Check failed: ", r"(?:\S+:\d+:? )?Check failed: .+"),
-    _rule("CHECK failed", r"(?:\S+:\d+:? )?CHECK failed: .+"),
-    _rule("# Fatal error in ", r"# (Fatal error in .+, line \d+)\n# (.+)$", _joined),
-    _rule("ASSERT: ", r'ASSERT: ".*" in file .+, line \d+'),
-    _rule("ASSERT failure in ", r'ASSERT failure in .+: ".*", file .+, line \d+'),
-    _rule("QFATAL ", r"QFATAL +: .+"),
-    _rule("no Qt platform plugin", r"This application failed to start because no Qt platform plugin could be .+"),
-    _rule("QThread: Destroyed while thread", r"QThread: Destroyed while thread .*is still running.*"),
-    _rule("ERROR **: ", r"(?:\(.*?:\d+\): |\*\* )?[\w.-]*?-?ERROR \*\*: .+"),
-    _rule("ERROR:", r"(?:\*\* ?|[\w.-]+:)?ERROR:[^:\n]+:\d+:\w+: .+"),
-    _rule("LLVM ERROR: ", r"LLVM ERROR: .+"),
-    _rule("CUDA error", r"CUDA error\b.{0,200}?: .+"),
-    _rule("OMP: Error #", r"OMP: Error #\d+: .+"),
-    _rule("Intel MKL FATAL ERROR: ", r"Intel MKL FATAL ERROR: .+"),
-    _rule("Fortran runtime error: ", r"Fortran runtime error: .+"),
+    _Rule("] ", r"F\d{4,8} \d\d:\d\d:[\d.]+ +\d+ (\S+:\d+\] .+)", _first_group),
+    _Rule("[libprotobuf FATAL ", r"\[libprotobuf FATAL .+?:\d+\] .+"),
+    _Rule(":FATAL:", r"\[[^\]\n]*:FATAL:[^\]\n]+\] .+"),
+    _Rule("Check failed: ", r"(?:\S+:\d+:? )?Check failed: .+"),
+    _Rule("CHECK failed", r"(?:\S+:\d+:? )?CHECK failed: .+"),
+    _Rule("# Fatal error in ", r"# (Fatal error in .+, line \d+)\n# (.+)$", _joined),
+    _Rule("ASSERT: ", r'ASSERT: ".*" in file .+, line \d+'),
+    _Rule("ASSERT failure in ", r'ASSERT failure in .+: ".*", file .+, line \d+'),
+    _Rule("QFATAL ", r"QFATAL +: .+"),
+    _Rule("no Qt platform plugin", r"This application failed to start because no Qt platform plugin could be .+"),
+    _Rule("QThread: Destroyed while thread", r"QThread: Destroyed while thread .*is still running.*"),
+    _Rule("ERROR **: ", r"(?:\(.*?:\d+\): |\*\* )?[\w.-]*?-?ERROR \*\*: .+"),
+    _Rule("ERROR:", r"(?:\*\* ?|[\w.-]+:)?ERROR:[^:\n]+:\d+:\w+: .+"),
+    _Rule("LLVM ERROR: ", r"LLVM ERROR: .+"),
+    _Rule("CUDA error", r"CUDA error\b.{0,200}?: .+"),
+    _Rule("OMP: Error #", r"OMP: Error #\d+: .+"),
+    _Rule("Intel MKL FATAL ERROR: ", r"Intel MKL FATAL ERROR: .+"),
+    _Rule("Fortran runtime error: ", r"Fortran runtime error: .+"),
 )
 
 
@@ -192,7 +188,8 @@ def _find(text: str) -> Iterator[_Found]:
         end = len(text)
         while (clue := text.rfind(rule.clue, 0, end)) >= 0:
             start = text.rfind("\n", 0, clue) + 1
-            if match := rule.pattern.match(text, start):
+            # Compiled here, for most sessions need none, and re keeps them.
+            if match := re.compile(rule.pattern, re.MULTILINE).match(text, start):
                 yield _Found(start, rule.weak, rule.tell(match))
                 break
             end = start
