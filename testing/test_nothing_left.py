@@ -848,6 +848,20 @@ def test_child_dies_with_pytest(
     assert has_ended(child, SLACK_SECONDS)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_workers_without_a_controller_leave_nothing(
+    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+) -> None:
+    """Sent to the controller of pytest-xdist alone: a busy worker is interrupted by execnet, some seconds later."""
+    pytester.makepyfile(TERMINATED.replace("grace=600", "grace=0.5"))
+    session = start_pytest("-n2")
+
+    pids = terminate(session, number)
+
+    session.end(SLACK_SECONDS + 20)
+    assert [has_ended(pid, 20) for pid in pids] == [True, True]
+
+
 # Ctrl-Z.
 
 
