@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from testing.parity import compare
@@ -10,10 +12,14 @@ from testing.parity.compare import Parity
 from testing.parity.sessions import Phase
 from testing.parity.sessions import Session
 from testing.parity.suites import SUITES
+from testing.parity.suites import Suite
 
 SUITE = SUITES[0]
+#: Guards by its marks.
+(MARKED,) = (suite for suite in SUITES if not suite.guard)
 A: dict[Phase, str] = {("a", "setup", 0): "passed", ("a", "call", 0): "passed", ("a", "teardown", 0): "passed"}
 B: dict[Phase, str] = {("b", "setup", 0): "passed", ("b", "call", 0): "failed", ("b", "teardown", 0): "passed"}
+C: dict[Phase, str] = {("c", "call", 0): "passed"}
 PLAIN = A | B
 
 
@@ -23,12 +29,24 @@ def explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "EXPLAINED", (why,))
 
 
-def session(outcomes: dict[Phase, str], *, collected: int = 9, status: int = 1) -> Session:
-    return Session(outcomes=outcomes, collected=collected, seconds=2.0, status=status)
+def session(
+    outcomes: dict[Phase, str], *, collected: int = 9, status: int = 1, guarded: str = "", marked: str = ""
+) -> Session:
+    return Session(
+        outcomes=outcomes,
+        marked=frozenset(marked.split()),
+        guarded=frozenset(guarded.split()),
+        collected=collected,
+        seconds=2.0,
+        status=status,
+    )
 
 
-def judged(plain: Session, guarded: Session, again: Session | None = None) -> Parity:
-    return compare.compare(SUITE, plain, guarded, again or plain)
+def judged(plain: Session, guarded: Session, again: Session | None = None, *, suite: Suite = SUITE) -> Parity:
+    """Judged with every test of the guarded session in a child, unless it says which ones are."""
+    if not guarded.guarded:
+        guarded = replace(guarded, guarded=frozenset(guarded.tests))
+    return compare.compare(suite, plain, guarded, again or plain)
 
 
 def test_the_same_is_no_difference() -> None:
@@ -59,6 +77,35 @@ def test_the_same_is_no_difference() -> None:
 )
 def test_each_kind_of_difference_is_told(guarded: Session, told: str) -> None:
     parity = judged(session(PLAIN), guarded)
+
+    assert [str(one) for one in parity.unexplained] == [told]
+    assert not parity.holds
+
+
+@pytest.mark.parametrize(
+    ("suite", "guarded", "in_plain", "told"),
+    [
+        pytest.param(SUITE, "a", "", "b [process]: plain pytest's, guarded pytest's", id="a-test-ran-unguarded"),
+        pytest.param(MARKED, "a", "", "b [process]: plain pytest's, guarded pytest's", id="a-marked-test-did"),
+        pytest.param(
+            MARKED, "a b c", "", "c [process]: plain pytest's, guarded a child's", id="an-unmarked-one-did-not"
+        ),
+        pytest.param(SUITE, "a b c", "b", "b [process]: plain a child's, guarded a child's", id="the-plain-one-guards"),
+    ],
+)
+@pytest.mark.parametrize("is_again", [False, True])
+def test_a_session_that_guards_the_wrong_tests_is_a_difference(
+    suite: Suite, guarded: str, in_plain: str, told: str, is_again: bool
+) -> None:
+    """Else a guarded session that guards nothing would be the best of all."""
+    outcomes = PLAIN | C if "c" in guarded else PLAIN
+    plain, other = session(outcomes), session(outcomes, guarded=in_plain)
+    parity = judged(
+        plain if is_again else other,
+        session(outcomes, guarded=guarded, marked="a b"),
+        other if is_again else plain,
+        suite=suite,
+    )
 
     assert [str(one) for one in parity.unexplained] == [told]
     assert not parity.holds

@@ -12,6 +12,8 @@ from testing.parity.sessions import Session
 from testing.parity.suites import Suite
 
 NONE = "no report"
+HERE = "pytest's"
+THERE = "a child's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ def compare(suite: Suite, plain: Session, guarded: Session, again: Session) -> P
         phases=len(plain.outcomes),
         ratio=guarded.seconds / ((plain.seconds + again.seconds) / 2),
     )
+    parity.unexplained.extend(_misplaced(suite, plain, guarded, again))
     parity.flaky.extend(_differences(plain, again))
     # What is as in one of the plain sessions is not the guard's.
     in_both = {(one.test, one.when) for one in _differences(again, guarded)}
@@ -101,6 +104,17 @@ def compare(suite: Suite, plain: Session, guarded: Session, again: Session) -> P
     ran = plain.tests
     parity.stale.extend(why for why in EXPLAINED if why not in seen and any(why.fits(suite.name, test) for test in ran))
     return parity
+
+
+def _misplaced(suite: Suite, plain: Session, guarded: Session, again: Session) -> Iterator[Difference]:
+    """Tests that ran in a process in which they should not; of a session that guards nothing all is the same."""
+    unguarded = plain.guarded | again.guarded
+    for test in dict.fromkeys((*plain.tests, *guarded.tests)):
+        wanted = THERE if suite.guard or test in guarded.marked else HERE
+        first = THERE if test in unguarded else HERE
+        second = THERE if test in guarded.guarded else HERE
+        if first != HERE or (test in guarded.tests and second != wanted):
+            yield Difference(test=test, when="process", plain=first, guarded=second)
 
 
 def _differences(one: Session, other: Session) -> Iterator[Difference]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from testing.parity.suites import Place
 from testing.parity.suites import Suite
@@ -29,6 +30,10 @@ class Session:
 
     #: In the order in which the reports were logged.
     outcomes: Mapping[Phase, str]
+    #: The ids of those that are marked, whether they ran or not.
+    marked: frozenset[str] = frozenset()
+    #: The ids of those that ran in a child.
+    guarded: frozenset[str] = frozenset()
     collected: int
     #: Of the tests alone, without start and collection.
     seconds: float
@@ -80,7 +85,8 @@ def run(suite: Suite, place: Place, written: Path, *flags: str, sample: int, see
 def _read(written: Path) -> Session | None:
     outcomes: dict[Phase, str] = {}
     counts: Counter[tuple[str, str]] = Counter()
-    told: dict[str, float] = {}
+    guarded: set[str] = set()
+    told: dict[str, Any] = {}
     for text in written.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         if "id" not in line:
@@ -89,10 +95,17 @@ def _read(written: Path) -> Session | None:
         test, when = line["id"], line["when"]
         outcomes[test, when, counts[test, when]] = line["outcome"]
         counts[test, when] += 1
-    if not {"collected", "seconds", "status"} <= told.keys():
+        if line.get("is_guarded"):
+            guarded.add(test)
+    if not {"collected", "marked", "seconds", "status"} <= told.keys():
         return None
     return Session(
-        outcomes=outcomes, collected=int(told["collected"]), seconds=told["seconds"], status=int(told["status"])
+        outcomes=outcomes,
+        marked=frozenset(told["marked"]),
+        guarded=frozenset(guarded),
+        collected=told["collected"],
+        seconds=told["seconds"],
+        status=told["status"],
     )
 
 

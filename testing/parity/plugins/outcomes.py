@@ -2,6 +2,8 @@
 
 The sample are the tests whose ids, mixed with the seed, have the smallest digests: the same ones in each session,
 in the order in which they were collected.
+
+A fresh interpreter that is a child gets the tests of its parent, and reports to it: there nothing is written.
 """
 
 from __future__ import annotations
@@ -14,8 +16,15 @@ from collections.abc import Generator
 
 import pytest
 
+import pytest_faultguard
+
+#: In the properties of a test's last report: measured in its child.
+_OF_A_CHILD = "faultguard_cpu_seconds"
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    if pytest_faultguard.is_guarded():
+        return
     config.pluginmanager.register(_Outcomes(os.environ["PARITY_WRITE"]))
 
 
@@ -26,6 +35,7 @@ class _Outcomes:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         self._write(collected=len(items))
+        self._write(marked=[item.nodeid for item in items if item.get_closest_marker("faultguard") is not None])
         size, seed = int(os.environ["PARITY_SAMPLE"]), os.environ["PARITY_SEED"]
         if 0 < size < len(items):
             digests = [hashlib.sha256(f"{seed} {item.nodeid}".encode("utf-8", "replace")).digest() for item in items]
@@ -53,7 +63,8 @@ class _Outcomes:
             outcome = f"{outcome} ({type(report).__name__})"
         if hasattr(report, "wasxfail"):
             outcome = f"{outcome} (wasxfail: {report.wasxfail!r})"
-        self._write(id=report.nodeid, when=report.when, outcome=outcome)
+        is_guarded = any(name == _OF_A_CHILD for name, _ in report.user_properties)
+        self._write(id=report.nodeid, when=report.when, outcome=outcome, is_guarded=is_guarded)
 
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         self._write(status=int(exitstatus))
