@@ -5,6 +5,7 @@ Read from the sources of pytest-forked 1.7.5, pytest-isolate 0.0.17, pytest-isol
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from dataclasses import field
 from typing import Any
 from typing import final
+
+from pytest_faultguard.process import proc
 
 #: What becomes of an argument that is the same here, and of one that says whether the test is isolated at all.
 SAME = "same"
@@ -29,6 +32,8 @@ class Alias:
     registered: tuple[str, ...]
     #: Its arguments, and what becomes of a test that gives them.
     arguments: Mapping[str, str] = field(default_factory=dict)
+    #: Those that have another name here.
+    ours: Mapping[str, str] = field(default_factory=dict)
     #: How many of them may be given by position.
     positional: int = 0
 
@@ -39,17 +44,31 @@ class Alias:
 
     def same(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
         """What a mark gives that the guard takes."""
-        given = self._given(args, kwargs).items()
-        return {name: value for name, value in given if self.arguments.get(name) is SAME}
+        return {
+            self.ours.get(name, name): value
+            for name, value in self._given(args, kwargs).items()
+            if self.arguments.get(name) is SAME and not self._is_held(name, value)
+        }
 
     def lost(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, str]:
         """What a mark gives that the guard does not take, and what becomes of the test."""
         told = {}
         for name, value in self._given(args, kwargs).items():
             becomes = self.arguments.get(name, "it is ignored")
+            if self._is_held(name, value):
+                becomes = "pytest itself holds more: the test runs without a limit of its memory"
             if becomes not in (SAME, CONDITION):
                 told[name] = f"{self.mark}({name}={reprlib.repr(value)}): {becomes}"
         return told
+
+    def _is_held(self, name: str, value: Any) -> bool:
+        """Whether it is a limit of memory that every child would be born above: its plugin limits what is added."""
+        if self.ours.get(name) != "memory":
+            return False
+        try:
+            return float(value) <= (proc.data_bytes(os.getpid()) or 0)
+        except (TypeError, ValueError):
+            return False  # What is wrong with it is said elsewhere.
 
     def _given(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
         # To most of these plugins nothing, 0 and an empty value are the same.
@@ -77,10 +96,11 @@ ALIASES: Mapping[str, Alias] = {
             registered=("pytest_isolate", "pytest_isolate.plugin"),
             arguments={
                 "timeout": SAME,
-                "mem_limit": "the test runs without a limit of its memory",
-                "cpu_limit": "the test runs without a limit of its CPU time",
+                "mem_limit": SAME,
+                "cpu_limit": SAME,
                 "resources": "nothing is allocated, and CUDA_VISIBLE_DEVICES stays as it is",
             },
+            ours={"mem_limit": "memory", "cpu_limit": "cpu"},
             positional=3,
         ),
         Alias(
@@ -88,7 +108,7 @@ ALIASES: Mapping[str, Alias] = {
             plugin="pytest-isolated",
             registered=("isolated", "pytest_isolated", "pytest_isolated.plugin"),
             arguments={
-                "group": "each test has a process of its own, and does not see what the others left in memory",
+                "group": "there are no groups: which tests share a process is said by faultguard(scope=…)",
                 "timeout": SAME,
                 "serial": "guarded tests run one after another, but beside those of other workers of pytest-xdist",
             },

@@ -61,6 +61,8 @@ def _size(value: object) -> int:
                 value = int(float(match[1]) * _UNITS[match[2]])
             except ValueError:
                 value = None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 2e9
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         msg = "a number of bytes above 0, or a text such as '64MiB'"
         raise _WrongError(msg)

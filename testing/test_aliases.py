@@ -297,6 +297,42 @@ def test_timeouts(
     }
 
 
+LIMITS = """
+import resource
+import time
+
+import pytest
+
+
+@pytest.mark.isolate(mem_limit=2**34)
+def test_memory():
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 2**34
+
+
+@pytest.mark.isolate(60, 1.5e10)
+def test_memory_by_position():
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 15 * 10**9
+
+
+@pytest.mark.isolate(cpu_limit="1")
+def test_cpu():
+    end = time.process_time() + 60
+    while time.process_time() < end:
+        pass
+"""
+
+
+def test_limits(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, aliases: None, xdist_args: tuple[str, ...]
+) -> None:
+    """Of memory and of processor time: those of pytest-isolate are ours, and nothing warns."""
+    pytester.makepyfile(LIMITS)
+
+    run_pytest(*xdist_args, "-Werror", plugins=NO_PEERS).assert_outcomes(passed=2, failed=1)
+
+    assert str(recorder.report("test_cpu").message).startswith("cpu limit of 1 s passed")
+
+
 CONDITIONS = """
 import pytest
 
@@ -374,7 +410,7 @@ def test_first():
     pass
 
 
-@pytest.mark.isolate(60, 10**6, 10)
+@pytest.mark.isolate(60, 10**12, 60)
 def test_second():
     pass
 
@@ -400,10 +436,9 @@ def test_unknown():
     pass
 """
 TOLD = {
-    "test_first: isolate(mem_limit=1000000)": "the test runs without a limit of its memory",
+    "test_first: isolate(mem_limit=1000000)": "pytest itself holds more: the test runs without a limit of its memory",
     "test_first: isolate(resources={'gpu': 2})": "nothing is allocated, and CUDA_VISIBLE_DEVICES stays as it is",
-    "test_second: isolate(cpu_limit=10)": "the test runs without a limit of its CPU time",
-    "test_third: isolated(group='one')": "each test has a process of its own, and does not see what the others left in memory",
+    "test_third: isolated(group='one')": "there are no groups: which tests share a process is said by faultguard(scope=…)",
     "test_third: isolated(serial=True)": "guarded tests run one after another, but beside those of other workers of pytest-xdist",
     "test_unknown: forked(argument 1=60)": "it is ignored",
     "test_unknown: forked(reason='leaks')": "it is ignored",
@@ -419,7 +454,7 @@ def test_what_is_lost_is_told_once(
 
     result = run_pytest(*xdist_args, plugins=NO_PEERS)
 
-    result.assert_outcomes(passed=6, warnings=7)
+    result.assert_outcomes(passed=6, warnings=6)
     assert set(guarded(recorder).values()) == {True}
     assert sorted(recorder.warnings()) == [f"PytestWarning: {message}" for message in MESSAGES]
     # Where that mark stands.

@@ -19,7 +19,13 @@ PAGE = (Path(__file__).parents[1] / "docs" / "coming-from.rst").read_text()
     [
         ("forked", (), {}, {}, []),
         ("forked", ("why",), {"reason": "why"}, {}, ["argument 1", "reason"]),
-        ("isolate", (10, 1000, 5), {}, {"timeout": 10}, ["mem_limit", "cpu_limit"]),
+        ("isolate", (10, 2**40, 5), {}, {"timeout": 10, "memory": 2**40, "cpu": 5}, []),
+        ("isolate", (), {"mem_limit": "1e15", "cpu_limit": "5"}, {"memory": "1e15", "cpu": "5"}, []),
+        # Less than pytest's own process holds.
+        ("isolate", (10, 1000, 5), {}, {"timeout": 10, "cpu": 5}, ["mem_limit"]),
+        ("isolate", (), {"mem_limit": "1000"}, {}, ["mem_limit"]),
+        ("isolate", (), {"mem_limit": "much"}, {"memory": "much"}, []),
+        ("isolate", (), {"memory": 2**40, "cpu": 5}, {}, ["memory", "cpu"]),
         ("isolate", (10, 0, None, "more"), {}, {"timeout": 10}, ["argument 4"]),
         ("isolate", (10,), {"timeout": 20}, {"timeout": 20}, []),
         ("isolate", (), {"timeout": 0, "mem_limit": None, "resources": {}}, {}, []),
@@ -84,11 +90,23 @@ def test_the_documentation_tells_every_mark_and_argument(mark: str) -> None:
 
 
 def test_what_is_the_same_is_an_argument_of_ours() -> None:
-    """And the condition is not."""
+    """Under its name or another one, and the condition is not."""
     for alias in ALIASES.values():
         for name, becomes in alias.arguments.items():
-            assert (name in options._BY_NAME) == (becomes == SAME)
+            assert (alias.ours.get(name, name) in options._BY_NAME) == (becomes == SAME)
             assert (name == "condition") == (becomes == CONDITION)
+        assert alias.ours.keys() <= alias.arguments.keys()
+
+
+def test_what_is_lost_has_no_counterpart() -> None:
+    """A guard learns to do more: what it can do is not told as lost. A new argument of ours is to be looked at here."""
+    lost = {(alias.mark, name) for alias in ALIASES.values() for name, told in alias.arguments.items() if told != SAME}
+
+    assert lost == {("isolate", "resources"), ("isolated", "group"), ("isolated", "serial"), ("subproc", "condition")}
+    assert set(options._BY_NAME) == {
+        *("scope", "start", "timeout", "grace", "end_timeout", "confirm", "bisect_runs", "dump_every", "data_limit"),
+        *("expect", "match", "memory", "cpu"),
+    }
 
 
 def test_the_setting_has_its_place_in_the_reference() -> None:

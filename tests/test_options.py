@@ -28,7 +28,15 @@ def test_what_is_no_time_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize(
     ("given", "value"),
-    [(4096, 4096), ("4096", 4096), ("64MiB", 64 << 20), ("1.5 GiB", 3 << 29), ("2kb", 2000), ("7 B", 7)],
+    [
+        (4096, 4096),
+        ("4096", 4096),
+        ("64MiB", 64 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("2kb", 2000),
+        ("7 B", 7),
+        (2e9, 2 * 10**9),
+    ],
 )
 def test_sizes_have_units(given: object, value: int) -> None:
     """Binary and decimal ones."""
