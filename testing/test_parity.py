@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,7 @@ from testing.parity.sessions import Phase
 from testing.parity.sessions import Session
 from testing.parity.suites import SUITES
 from testing.parity.suites import Suite
+from testing.parity.suites import Ways
 
 SUITE = SUITES[0]
 #: Guards by its marks.
@@ -25,7 +29,9 @@ PLAIN = A | B
 
 @pytest.fixture(autouse=True)
 def explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = Explained(suite=SUITE.name, pattern="known.*", why="it is known")
+    why = Explained(
+        suite=SUITE.name, pattern="known.*", why="it is known", applies=lambda ways: ways.scope == "function"
+    )
     monkeypatch.setattr(compare, "EXPLAINED", (why,))
 
 
@@ -42,11 +48,18 @@ def session(
     )
 
 
-def judged(plain: Session, guarded: Session, again: Session | None = None, *, suite: Suite = SUITE) -> Parity:
+def judged(
+    plain: Session,
+    guarded: Session,
+    again: Session | None = None,
+    *,
+    suite: Suite = SUITE,
+    ways: Ways = Ways(),  # noqa: B008 - frozen.
+) -> Parity:
     """Judged with every test of the guarded session in a child, unless it says which ones are."""
     if not guarded.guarded:
         guarded = replace(guarded, guarded=frozenset(guarded.tests))
-    return compare.compare(suite, plain, guarded, again or plain)
+    return compare.compare(suite, ways, plain, guarded, again or plain)
 
 
 def test_the_same_is_no_difference() -> None:
@@ -140,3 +153,23 @@ def test_an_explanation_of_nothing_does_not_hold() -> None:
 
     assert not parity.holds
     assert [why.why for why in parity.stale] == ["it is known"]
+
+
+def test_an_explanation_is_of_some_ways_to_guard() -> None:
+    """With the others it explains nothing, and need not be there."""
+    known: Phase = ("known[1]", "call", 0)
+    plain, shared = session(PLAIN | {known: "passed"}), Ways(scope="session")
+
+    assert judged(plain, plain, ways=shared).holds
+    assert not judged(plain, session(PLAIN | {known: "failed"}), ways=shared).holds
+
+
+@pytest.mark.parametrize(("scope", "start"), [("class", "fork"), ("module", "forkserver"), ("session", "spawn")])
+def test_the_suite_that_depends_on_its_order_is_judged_right(scope: str, start: str) -> None:
+    """What differs there with a scope and start method is explained, and what is explained differs."""
+    command = [sys.executable, "testing/parity", MARKED.name, "--scope", scope, "--start", start]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", timeout=120, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{MARKED.name} ({scope}, {start})" in done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Iterator
 from dataclasses import dataclass
 from dataclasses import field
@@ -10,6 +11,7 @@ from dataclasses import field
 from testing.parity.sessions import Phase
 from testing.parity.sessions import Session
 from testing.parity.suites import Suite
+from testing.parity.suites import Ways
 
 NONE = "no report"
 HERE = "pytest's"
@@ -24,21 +26,69 @@ class Explained:
     #: Of the ids, as in ``re.fullmatch``.
     pattern: str
     why: str
+    #: Whether it is there when the tests are guarded so.
+    applies: Callable[[Ways], bool] = lambda _: True
 
-    def fits(self, suite: str, test: str) -> bool:
+    def fits(self, suite: str, test: str, ways: Ways) -> bool:
         """Whether this is about the test."""
-        return suite == self.suite and re.fullmatch(self.pattern, test) is not None
+        return suite == self.suite and self.applies(ways) and re.fullmatch(self.pattern, test) is not None
 
 
+def _is_born_before(ways: Ways) -> bool:
+    """Whether a child has nothing of what the tests of its module that are not guarded have left."""
+    return ways.is_clean or ways.scope in {"module", "package", "session"}
+
+
+_MEMORY = (
+    "what a test that is not guarded leaves in memory is not there in a child that was born before, or starts clean"
+)
+_FIXTURES = "a wide fixture is set up and ends once in each process that needs it, and writes its lines there"
 #: Every difference that there may be. One that is no longer there is an error as well.
 EXPLAINED: tuple[Explained, ...] = (
     Explained(
         suite="ordered",
         pattern=r"test_steps\.py::TestGuarded::test_step",
+        applies=lambda ways: ways.scope == "function",
         why=(
             "``pytest_runtest_makereport`` of its conftest.py keeps a failure in memory, which is a child's; "
             "``pytest_runtest_logreport`` is called in the test process, and what it keeps stays"
         ),
+    ),
+    Explained(
+        suite="ordered",
+        pattern=r"test_steps\.py::TestReported::test_step",
+        applies=lambda ways: ways.is_clean or ways.scope != "function",
+        why=(
+            "``pytest_runtest_logreport`` is called in pytest's own process, and what it keeps does not reach a child "
+            "that was born before, or starts clean"
+        ),
+    ),
+    Explained(
+        suite="ordered",
+        pattern=(
+            r"test_state\.py::(TestLater::test_guarded_has_all|test_guarded_sees_who_holds_it"
+            r"|test_guarded_has_it_collected)"
+        ),
+        applies=_is_born_before,
+        why=_MEMORY,
+    ),
+    Explained(
+        suite="ordered",
+        pattern=r"test_state\.py::test_guarded_has_it|test_steps\.py::TestUnguarded::test_guarded_step",
+        applies=lambda ways: ways.is_clean or ways.scope in {"package", "session"},
+        why=_MEMORY,
+    ),
+    Explained(
+        suite="ordered",
+        pattern=r"test_fixtures_ended\.py::.*",
+        applies=_is_born_before,
+        why=_FIXTURES,
+    ),
+    Explained(
+        suite="ordered",
+        pattern=r"test_fixtures\.py::(TestShelf::test_is_put_up|test_last_of_each)\[.\]",
+        applies=lambda ways: ways.is_clean and ways.scope in {"function", "class"},
+        why=_FIXTURES,
     ),
 )
 
@@ -61,6 +111,7 @@ class Parity:
     """What came out for one suite."""
 
     suite: Suite
+    ways: Ways
     collected: int
     tests: int
     phases: int
@@ -79,10 +130,11 @@ class Parity:
         return not (self.unexplained or self.stale)
 
 
-def compare(suite: Suite, plain: Session, guarded: Session, again: Session) -> Parity:
+def compare(suite: Suite, ways: Ways, plain: Session, guarded: Session, again: Session) -> Parity:
     """Judge a guarded session between two plain ones."""
     parity = Parity(
         suite=suite,
+        ways=ways,
         collected=plain.collected,
         tests=len(plain.tests),
         phases=len(plain.outcomes),
@@ -95,14 +147,14 @@ def compare(suite: Suite, plain: Session, guarded: Session, again: Session) -> P
     for one in _differences(plain, guarded):
         if (one.test, one.when) not in in_both:
             continue
-        why = next((why for why in EXPLAINED if why.fits(suite.name, one.test)), None)
+        why = next((why for why in EXPLAINED if why.fits(suite.name, one.test, ways)), None)
         if why is None:
             parity.unexplained.append(one)
         else:
             parity.explained.append((one, why))
     seen = [why for _, why in parity.explained]
-    ran = plain.tests
-    parity.stale.extend(why for why in EXPLAINED if why not in seen and any(why.fits(suite.name, test) for test in ran))
+    unseen = (why for why in EXPLAINED if why not in seen)
+    parity.stale.extend(why for why in unseen if any(why.fits(suite.name, test, ways) for test in plain.tests))
     return parity
 
 

@@ -25,6 +25,36 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ways:
+    """How the tests of a session are guarded."""
+
+    scope: str = "function"
+    start: str = "fork"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """As options of pytest."""
+        return f"--faultguard-scope={self.scope}", f"--faultguard-start={self.start}"
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing of pytest's own memory is in the children."""
+        return self.start != "fork"
+
+    def __str__(self) -> str:
+        return f"{self.scope}, {self.start}"
+
+
+#: Besides those of the table of all suites: with these the small ones are run.
+OTHERS = (
+    Ways(scope="session", start="fork"),
+    Ways(scope="session", start="spawn"),
+    Ways(scope="module", start="forkserver"),
+    Ways(scope="function", start="forkserver"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Suite:
     """A test suite, and how it is run."""
 
@@ -37,6 +67,10 @@ class Suite:
     place: Callable[[Path], Place]
     #: How many of its tests are run, unless the command line says it; 0 for all of them.
     sample: int = 0
+    #: As many with each of the other ways to guard; None where it is too large for that.
+    small: int | None = None
+    #: Whether its tests need each other: no sample is taken.
+    is_whole: bool = False
     #: The plugins that it needs, by the names of their entry points. None: those that are installed, for it runs
     #: sessions of its own that need them.
     plugins: tuple[str, ...] | None = ()
@@ -51,7 +85,7 @@ class Suite:
         return f"{self.distribution} {importlib.metadata.version(self.distribution)}"
 
 
-def _installed(module: str, sample: int) -> Suite:
+def _installed(module: str, sample: int, *, small: int | None = None) -> Suite:
     """The tests that are installed with a module."""
     package = module.partition(".")[0]
 
@@ -66,11 +100,19 @@ def _installed(module: str, sample: int) -> Suite:
 
     args = ("-m", "not slow", "--pyargs", module)
     return Suite(
-        name=module, distribution=package, args=args, place=place, sample=sample, plugins=("hypothesispytest",)
+        name=module,
+        distribution=package,
+        args=args,
+        place=place,
+        sample=sample,
+        small=small,
+        plugins=("hypothesispytest",),
     )
 
 
-def _source(distribution: str, sample: int = 0, *, plugins: tuple[str, ...] | None = ()) -> Suite:
+def _source(
+    distribution: str, sample: int = 0, *, small: int | None = None, plugins: tuple[str, ...] | None = ()
+) -> Suite:
     """The tests in the source distribution of what is installed, with its own settings for pytest."""
 
     def place(directory: Path) -> Place:
@@ -85,25 +127,33 @@ def _source(distribution: str, sample: int = 0, *, plugins: tuple[str, ...] | No
 
     # What a suite of yesterday cannot import from the pytest of today costs one module, not all.
     args = ("--continue-on-collection-errors", "tests")
-    return Suite(name=distribution, distribution=distribution, args=args, place=place, sample=sample, plugins=plugins)
+    return Suite(
+        name=distribution,
+        distribution=distribution,
+        args=args,
+        place=place,
+        sample=sample,
+        small=small,
+        plugins=plugins,
+    )
 
 
 def _ordered() -> Suite:
     def place(directory: Path) -> Place:
         return Place(root=ORDERED, ini=ORDERED / "pytest.ini", directory=directory)
 
-    return Suite(name="ordered", distribution=None, args=(str(ORDERED),), place=place, guard=())
+    return Suite(name="ordered", distribution=None, args=(str(ORDERED),), place=place, small=0, is_whole=True, guard=())
 
 
 #: In the order of the table.
 SUITES: tuple[Suite, ...] = (
     _installed("numpy._core", 1500),
-    _installed("numpy.linalg", 0),
+    _installed("numpy.linalg", 0, small=100),
     _installed("numpy.lib", 1000),
     _installed("scipy.special", 1000),
     _installed("scipy.sparse", 1000),
-    _source("flask", plugins=("flask_suite",)),
+    _source("flask", small=100, plugins=("flask_suite",)),
     _source("starlette", 500, plugins=("anyio",)),
-    _source("pytest-order", 40, plugins=None),
+    _source("pytest-order", 40, small=10, plugins=None),
     _ordered(),
 )

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from testing.bench import table as bench
 from testing.parity.compare import Parity
+from testing.parity.suites import Ways
 
 MARKS = ".. begin parity table\n", ".. end parity table\n"
+MARKS_OF_OTHERS = ".. begin table of other ways\n", ".. end table of other ways\n"
 _HEAD = ("Suite", "Of", "Tests run", "Phases compared", "Not the same", "Of these explained", "Unsteady", "Time")
 
 
@@ -42,7 +44,7 @@ def render(results: Sequence[Parity]) -> str:
         differences = len(one.unexplained) + len(one.explained)
         cells.append(
             (
-                one.suite.name,
+                one.suite.name if one.ways == Ways() else f"{one.suite.name} ({one.ways})",
                 one.suite.version,
                 tests,
                 f"{one.phases:,}",
@@ -55,18 +57,20 @@ def render(results: Sequence[Parity]) -> str:
     told = [_machine(), "", ".. list-table::", "   :header-rows: 1", ""]
     for line in cells:
         told += [f"   {'*' if number == 0 else ' '} - {cell}".rstrip() for number, cell in enumerate(line)]
+    whys: dict[tuple[str, str], list[str]] = {}
     for one in results:
-        for why in dict.fromkeys(why for _, why in one.explained):
-            mine = [difference for difference, its in one.explained if its is why]
-            tests = ", ".join(f"``{test}``" for test in dict.fromkeys(difference.test for difference in mine))
-            text = f"Explained, in {one.suite.name}: {tests}: {why.why}."
-            told += ["", textwrap.fill(text, 110, break_on_hyphens=False, break_long_words=False)]
+        for difference, why in one.explained:
+            whys.setdefault((one.suite.name, why.why), []).append(difference.test)
+    for (suite, told_why), tests_of_it in whys.items():
+        tests = ", ".join(f"``{test}``" for test in dict.fromkeys(tests_of_it))
+        text = f"Explained, in {suite}: {tests}: {told_why}."
+        told += ["", textwrap.fill(text, 110, break_on_hyphens=False, break_long_words=False)]
     return "\n".join(told)
 
 
-def placed(document: str, text: str) -> str:
+def placed(document: str, text: str, *, is_of_others: bool) -> str:
     """The document with the table between its marks."""
-    return bench.placed(document, text, MARKS)
+    return bench.placed(document, text, MARKS_OF_OTHERS if is_of_others else MARKS)
 
 
 def _machine() -> str:
