@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.parity.suites import OTHERS
+from testing.parity.suites import SUITES
+from testing.peers import behaviours
+from testing.peers import bench
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
@@ -184,3 +189,26 @@ def test_options_that_are_named_exist(path: Path, help_text: str) -> None:
         "faultguard_crash",
     }:
         assert name in help_text, name
+
+
+#: The rows of each, by its page and its marks.
+TABLES = {
+    ("parity", "parity table"): [suite.name for suite in SUITES],
+    ("parity", "table of other ways"): [
+        f"{suite.name} ({ways})" for suite in SUITES if suite.small is not None for ways in OTHERS
+    ],
+    ("peers", "peers bench"): [workload.what for workload in bench.WORKLOADS.values()],
+    ("peers", "peers behaviours"): [what for what, _ in behaviours.ROWS.values()],
+}
+
+
+@pytest.mark.parametrize(("page", "table"), TABLES)
+def test_a_table_of_measurements_stands_in_the_documents(page: str, table: str) -> None:
+    """With all its rows and no others, with a date and with versions."""
+    text = (ROOT / "docs" / f"{page}.rst").read_text()
+    shown = text.partition(f".. begin {table}\n")[2].partition(f".. end {table}\n")[0]
+
+    assert re.search(r"(Measured|Compared) on \d{4}-\d\d-\d\d with ", shown)
+    assert re.search(r"pytest-faultguard \d", re.sub(r"\s+", " ", shown))
+    rows = re.findall(r"^   \* - ?(.*)$", shown, re.MULTILINE)[1:]
+    assert rows == TABLES[page, table]

@@ -11,16 +11,20 @@ import signal
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from testing.peers.sessions import Done
 from testing.peers.sessions import Run
+from testing.peers.tools import NEWEST
 from testing.peers.tools import OURS
 from testing.peers.tools import PEERS
 from testing.peers.tools import PLUGINS
+from testing.peers.tools import Tool
 from testing.peers.tools import python_of
 
 TOOLS = (*PEERS, OURS)
@@ -66,8 +70,6 @@ class Once(Run):
 
 Judge = Callable[[Run], "bool | No"]
 ROWS: dict[str, tuple[str, Judge]] = {}
-#: Asked for, and nobody's: no test has begun when a file is imported, and nothing guards it.
-NOBODYS = {"crash_at_import"}
 
 HEAD = """
 import ctypes
@@ -108,9 +110,9 @@ def asked(what: str) -> Callable[[Judge], Judge]:
     return add
 
 
-def measure(workdir: Path, names: list[str]) -> Iterator[Row]:
+def measure(workdir: Path, names: list[str], tools: Sequence[Tool] = TOOLS) -> Iterator[Row]:
     """Run the chosen rows, or all, with each tool."""
-    runs = [Once(tool=tool, python=python_of(tool, workdir, *PLUGINS), workdir=workdir) for tool in TOOLS]
+    runs = [Once(tool=tool, python=python_of(tool, workdir, *PLUGINS), workdir=workdir) for tool in tools]
     for name in names or ROWS:
         what, judge = ROWS[name]
         yield Row(name=name, what=what, cells={run.tool.name: _cell(judge(run)) for run in runs})
@@ -154,6 +156,14 @@ def crash(run: Run) -> bool | No:
 @asked("The mark without any argument isolates")
 def bare_mark(run: Run) -> bool | No:
     return _contained(run(_program("@bare\ndef test_crash(): crash_here()\n")), test_crash="failed")
+
+
+@asked(f"An empty marked test passes, with pytest {NEWEST.removeprefix('pytest==')}")
+def newest_pytest(run: Run) -> bool | No:
+    if NEWEST not in run.tool.requirements:
+        tool = replace(run.tool, name=f"{run.tool.name} of today", requirements=(run.tool.requirements[0], NEWEST))
+        run = Run(tool=tool, python=python_of(tool, run.workdir, *PLUGINS), workdir=run.workdir)
+    return _contained(run(_program("")))
 
 
 @asked("``os._exit(0)`` in the middle of a test is a failure")
@@ -237,22 +247,23 @@ def test_after(): pass
     return _contained(run(_program(text)), test_before="passed", test_crash="failed", test_after="passed")
 
 
-@asked("Crashes under ``pytest -n2`` are failed tests, and no worker is lost")
+@asked("Ten crashes under ``pytest -n2`` are failed tests, and no worker is lost")
 def crash_under_xdist(run: Run) -> bool | No:
-    names = [f"test_crash{number}" for number in range(4)]
+    # More than pytest-xdist puts up with.
+    names = [f"test_crash{number}" for number in range(10)]
     text = "\n\n".join(f"@isolated\ndef {name}(): crash_here()\n" for name in names)
     done = run(_program(text), "-n2", beside=["pytest-xdist"])
     judged = _contained(done, **dict.fromkeys(names, "failed"))
     return judged and not any("worker 'gw" in done.text(name) for name in names)
 
 
-@asked("A file that crashes while it is imported does not end the session")
+@asked("A file that crashes while it is imported is an error, and the tests of the others are run")
 def crash_at_import(run: Run) -> bool | No:
     files = {"test_import.py": f"{HEAD}pytestmark = isolated\ncrash_here()\n", **_program("")}
-    done = run(files)
-    if done.status is None or done.status < 0:
-        return No(done.ended)
-    return done.outcome("test_next") == "passed"
+    # No test has begun then; of all the tools ours alone has an option for it.
+    guarding = ("--faultguard-collect",) if run.tool is OURS else ()
+    done = run(files, "--continue-on-collection-errors", *guarding)
+    return _contained(done) and (done.status == 1 or No(done.ended))
 
 
 # The report of a crash.
@@ -327,6 +338,13 @@ def xfail(run: Run) -> bool | No:
 def xfail_and_crash(run: Run) -> bool | No:
     text = "@isolated\n@pytest.mark.xfail(reason='known')\ndef test_it(): crash_here()\n"
     return _contained(run(_program(text)), test_it="xfailed")
+
+
+@asked("Also under ``pytest -n2``, and no worker is lost")
+def xfail_and_crash_under_xdist(run: Run) -> bool | No:
+    text = "@isolated\n@pytest.mark.xfail(reason='known')\ndef test_it(): crash_here()\n"
+    done = run(_program(text), "-n2", beside=["pytest-xdist"])
+    return _contained(done, test_it="xfailed") and "worker 'gw" not in done.text("test_it")
 
 
 @asked("A crash under ``xfail(False, reason=…)`` is failed")
@@ -404,6 +422,19 @@ def maxfail(run: Run) -> bool | No:
     return (len(failed) == 2 and ran == ["ran0", "ran1"]) or No(done.ended)
 
 
+@asked("``-x`` stops after a crash, also under ``pytest -n2``")
+def exitfirst_under_xdist(run: Run) -> bool | No:
+    text = "\n\n".join(
+        f"@isolated\ndef test_{number:02}():\n    open('ran{number:02}', 'w').close()\n"
+        f"    {'time.sleep(0.1)' if number else 'crash_here()'}\n"
+        for number in range(60)
+    )
+    done = run(_program(text, following=False), "-x", "-n2", beside=["pytest-xdist"], deadline=60.0)
+    if done.status is None or done.status < 0:
+        return No(done.ended)
+    return done.outcome("test_00") == "failed" and "ran59" not in done.files
+
+
 @asked("From another directory than rootdir the tests are really run")
 def other_directory(run: Run) -> bool | No:
     text = _program("@isolated\ndef test_it(): assert False\n")["test_it.py"]
@@ -454,6 +485,49 @@ def teardown_once(run: Run) -> bool | No:
 @asked("A directory that a session fixture made is still there for the next test")
 def shared_directory(run: Run) -> bool | No:
     return _contained(run(_program(FIXTURES)), test_one="passed", test_two="passed", test_last="passed")
+
+
+@asked("Wide fixtures of isolated tests and of their neighbours end well: no error at teardown")
+def wide_fixtures(run: Run) -> bool | No:
+    text = """
+@pytest.fixture(scope="module", autouse=True, params=["a", "b"])
+def of_module(request): yield
+
+
+@pytest.fixture(scope="class")
+def of_class(): yield
+
+
+def test_first(): pass
+
+
+@isolated
+def test_second(of_class): pass
+
+
+class TestMixed:
+    def test_third(self, of_class): pass
+
+    @isolated
+    def test_fourth(self, of_class): pass
+
+    def test_fifth(self, of_class): pass
+
+
+@isolated
+class TestIsolated:
+    def test_sixth(self, of_class): pass
+
+    def test_seventh(self, of_class): pass
+
+
+def test_eighth(of_class): pass
+"""
+    done = run(_program(text))
+    if not done.went_on:
+        return No(done.ended)
+    # What pytest says of it: "previous item was not torn down properly".
+    return all(event["outcome"] == "passed" for event in done.of("report")) and done.status == 0
 
 
 # Limits of time.
@@ -564,6 +638,18 @@ def temporary_files(run: Run) -> bool | No:
 @asked("pytest-timeout: its mark fails a test that hangs, and the session goes on")
 def with_timeout(run: Run) -> bool | No:
     text = f"@isolated\n@pytest.mark.timeout({LIMIT})\ndef test_hang(): time.sleep({FOR_EVER})\n"
+    return _contained(run(_program(text), beside=["pytest-timeout"], deadline=15.0), test_hang="failed")
+
+
+@asked("Also where the test ignores SIGALRM")
+def ignored_sigalrm(run: Run) -> bool | No:
+    text = f"""
+@isolated
+@pytest.mark.timeout({LIMIT})
+def test_hang():
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    time.sleep({FOR_EVER})
+"""
     return _contained(run(_program(text), beside=["pytest-timeout"], deadline=15.0), test_hang="failed")
 
 

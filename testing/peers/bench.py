@@ -120,7 +120,7 @@ WORKLOADS: Mapping[str, _Workload] = {
         without=(FLOOR,),
     ),
     "crashes": _Workload(
-        what="A test that crashes, 200 in a row",
+        what="A test that crashes, 200 in a row; 20 with a tool that starts a fresh interpreter",
         text=CRASHES,
         tests=200,
         slow_tests=20,
