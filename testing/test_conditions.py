@@ -342,8 +342,9 @@ def test_closed_stdin(start: Start, recorder: Recorder, args: tuple[str, ...]) -
     check_dying(recorder)
 
 
+@pytest.mark.parametrize("args", [("--capture=fd",), ("--capture=sys",), ("-s",), ("-n2",)], ids=" ".join)
 def test_read_only_working_directory(
-    start: Start, recorder: Recorder, pytester: pytest.Pytester, unshare: list[str]
+    start: Start, recorder: Recorder, pytester: pytest.Pytester, unshare: list[str], args: tuple[str, ...]
 ) -> None:
     """Nothing of ours wants to write there; pytest's own cache does, and warns."""
     project = pytester.mkdir("project")
@@ -356,7 +357,7 @@ def test_read_only_working_directory(
         exec "$@"
     """
 
-    start(*unshare, "sh", "-ec", script, str(project), plugins=("no:hypothesispytest",))
+    start(*unshare, "sh", "-ec", script, str(project), plugins=("no:hypothesispytest",), args=args)
 
     check_dying(recorder)
     assert {warning.partition(":")[0] for warning in recorder.warnings()} == {"PytestCacheWarning"}

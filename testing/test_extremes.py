@@ -124,7 +124,17 @@ def test_after():
 """
 
 
-@pytest.mark.parametrize("args", [("--capture=fd",), ("--capture=sys", "-k", "python or after")], ids=["fd", "sys"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--capture=fd",),
+        ("--capture=fd", "-n2"),
+        ("--capture=sys", "-k", "python or after"),
+        ("--capture=tee-sys", "-k", "python or after"),
+        ("--capture=tee-sys", "-k", "python or after", "-n2"),
+    ],
+    ids=["fd", "fd-n2", "sys", "tee-sys", "tee-sys-n2"],
+)
 def test_ten_megabytes_of_output(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
@@ -134,6 +144,8 @@ def test_ten_megabytes_of_output(
     run_pytest("--faultguard", "--tb=no", *args, plugins=QUICK)
 
     talking = [report for report in recorder.reports(when="call") if not report.nodeid.endswith("test_after")]
+    # Under pytest-xdist in any order.
+    talking.sort(key=lambda report: report.nodeid)
     assert [report.outcome for report in talking] == ["passed", "failed"] * (len(talking) // 2)
     for report in talking:
         assert report.section("Captured stdout call") == ("x" * 99_999 + "\n") * 100

@@ -951,7 +951,7 @@ class Comparison:
         lines = [line.rstrip() for line in fixed(str(result.stdout)).splitlines()]
         if "-n2" in args:
             lines = sorted(lines[_index(lines, "short test summary info") :])
-        if any(arg.startswith("--log-cli") for arg in args):
+        if any(arg.startswith(("--log-cli", "log_cli")) for arg in args):
             # Filled up from where the cursor is; that the child has moved it, pytest's own terminal cannot know.
             lines = [re.sub(r" +(?=\[ *\d+%\]$)", " ", line) for line in lines]
         return Told(
@@ -1033,6 +1033,9 @@ SUBTESTS = ("test_subtests.py",) if pytest.version_tuple >= (9,) else ()
         pytest.param(("--capture=sys",), SOME, id="capture-sys"),
         pytest.param(("--capture=tee-sys",), (*SOME, *SUBTESTS), id="capture-tee-sys"),
         pytest.param(("--log-cli-level=INFO", "--log-level=INFO"), ("test_output.py",), id="live-logs"),
+        pytest.param(("-o", "log_cli=true", "--log-level=INFO"), ("test_output.py",), id="live-logs-by-ini"),
+        pytest.param(("--noconftest", "-p", "conftest"), ("test_outcomes.py",), id="no-conftest"),
+        pytest.param(("--confcutdir=.",), ("test_outcomes.py",), id="confcutdir"),
         pytest.param(("-p", "no:logging", "--show-capture=no"), ("test_output.py",), id="no-logging-plugin"),
         pytest.param(("--tb=short", "-l", "--color=yes"), ("test_exceptions.py",), id="tb-short-in-colour"),
         pytest.param(("--tb=line", "--runxfail"), ("test_outcomes.py",), id="tb-line"),
@@ -1050,34 +1053,95 @@ def test_reports_and_terminal(comparison: Comparison, args: tuple[str, ...], fil
     comparison.both(*args, *(files or ("--doctest-modules",)))
 
 
-def test_setup_show(comparison: Comparison) -> None:
-    """The same as without the guard, for what a process of its own does not set up anew."""
+FOR_ALL = """
+
+@pytest.fixture(scope="session")
+def for_all():
+    yield
+"""
+WIDE = """
+import pytest
+
+
+@pytest.fixture(scope="module", params=["one", "two"])
+def of_module(for_all, request):
+    yield request.param
+
+
+@pytest.fixture(scope="class")
+def of_class(of_module):
+    yield
+
+
+@pytest.fixture
+def narrow(of_module):
+    yield
+
+
+def test_first(narrow):
+    print("first")
+
+
+class TestIt:
+    def test_second(self, of_class, narrow): pass
+
+    def test_third(self, of_class):
+        assert of_class
+
+
+def test_fourth(of_module): pass
+
+
+@pytest.fixture(scope="module")
+def broken(for_all):
+    raise ValueError
+
+
+def test_fifth(broken): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--setup-show",), ("--setup-show", "-s"), ("--setup-only",), ("--setup-plan",)],
+    ids=" ".join,
+)
+def test_setup_show(comparison: Comparison, args: tuple[str, ...]) -> None:
+    """Every line, in its place: with one child for all tests, wide fixtures are set up and end as without it."""
     comparison.suite("test_outcomes.py")
-    narrow = re.compile(r"\s*(SETUP|TEARDOWN) +[CMPS] ").match
+    (comparison.path / "test_wide.py").write_text(WIDE)
+    (comparison.path / "test_wider.py").write_text("def test_it(for_all): pass\n")
+    (comparison.path / "conftest.py").write_text(CONFTEST + FOR_ALL)
 
-    plain, guarded = (comparison.told("--setup-show", flag) for flag in ("--no-faultguard", "--faultguard"))
+    plain, guarded = (comparison.told(*args, flag) for flag in ("--no-faultguard", "--faultguard"))
 
-    assert any("SETUP    F broken_later" in line for line in plain.lines)
-    lines = [[line for line in told.lines if not narrow(line)] for told in (plain, guarded)]
-    assert list(_different("lines", *lines)) == []
+    for line in ("SETUP    S for_all", "SETUP    M of_module", "SETUP    C of_class", "SETUP    F broken_later"):
+        assert any(line in told for told in plain.lines), line
+    assert list(_different("lines", plain.lines, guarded.lines)) == []
 
 
-@pytest.mark.parametrize("option", ["--lf", "--ff", "--sw"])
-def test_second_run(comparison: Comparison, option: str) -> None:
+@pytest.mark.parametrize(
+    "options", [("--lf",), ("--ff",), ("--sw",), ("--nf",), ("--lf", "--cache-clear")], ids=" ".join
+)
+def test_second_run(comparison: Comparison, options: tuple[str, ...]) -> None:
     """What a first session left in the cache makes the second run the same tests in the same order."""
     comparison.suite("test_stops.py")
     plugins = ("no:hypothesispytest",)
     orders = {}
     for flag in ("--no-faultguard", "--faultguard"):
         cache = ("-o", f"cache_dir=cache{flag}")
-        first = ("--sw",) if option == "--sw" else ()
+        first = ("--sw",) if "--sw" in options else ()
         comparison.told(flag, *cache, *first, plugins=plugins)
         first_order = comparison.order()
-        comparison.told(flag, *cache, option, plugins=plugins)
+        new = comparison.path / "test_x_is_new.py"
+        if "--nf" in options:
+            new.write_text("def test_new(): pass\n")
+        comparison.told(flag, *cache, *options, plugins=plugins)
         orders[flag] = first_order, comparison.order()
+        new.unlink(missing_ok=True)
 
     assert orders["--faultguard"] == orders["--no-faultguard"]
-    assert orders["--faultguard"][0] != orders["--faultguard"][1]
+    assert (orders["--faultguard"][0] == orders["--faultguard"][1]) == ("--cache-clear" in options)
 
 
 def test_junitxml(comparison: Comparison, xdist_args: tuple[str, ...]) -> None:

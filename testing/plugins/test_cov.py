@@ -242,16 +242,30 @@ COUNTED = {
     "call": {"for hour in range(shift):", "if hour > 1:", 'return "opened"'},
     "teardown": {"for hour in range(shift):", "if hour > 1:", 'return "opened"', 'return "sold"'},
 }
+#: Of what ran in the set-up.
+ARCS = {
+    ("for hour in range(shift):", "if hour > 1:"),
+    ("if hour > 1:", "for hour in range(shift):"),
+    ("for hour in range(shift):", 'return "opened"'),
+}
 
 
+@pytest.mark.parametrize("branch", [(), ("--cov-branch",)], ids=["lines", "branch"])
 @pytest.mark.parametrize("phase", COUNTED)
 def test_of_a_crashed_test_count_the_phases_that_had_ended(
-    measure: Measure, pytester: pytest.Pytester, phase: str, xdist_args: tuple[str, ...]
+    measure: Measure, pytester: pytest.Pytester, phase: str, branch: tuple[str, ...], xdist_args: tuple[str, ...]
 ) -> None:
+    """The lines, and the arcs between them."""
     calls = {name: "shop.robbed(die)" if name == phase else "pass" for name in COUNTED}
     pytester.makepyfile(test_shop=CRASHES.format(die="os.kill(os.getpid(), signal.SIGKILL)", **calls))
 
-    assert ran(measure(*xdist_args, failed=1)) == COUNTED[phase]
+    measured = measure(*xdist_args, *branch, failed=1)
+
+    assert ran(measured) == COUNTED[phase]
+    source = ["", *SHOP.strip().splitlines()]
+    arcs = measured["shop.py"].get("executed_branches", [])
+    told = {tuple(source[number].strip() for number in arc) for arc in arcs}
+    assert told == (ARCS if branch and phase != "setup" else set())
 
 
 WAYS = {
