@@ -14,6 +14,8 @@ from typing import TypeAlias
 import pytest
 
 from testing.harness import RunPytest
+from testing.plugins import test_doctest
+from testing.plugins import test_subtests
 from testing.plugins.conftest import Session
 from testing.plugins.conftest import SideBySide
 
@@ -616,3 +618,86 @@ def test_deadlines(pytester: pytest.Pytester, side_by_side: SideBySide, start: s
     assert session.counts == {"failed": 2, "passed": 2}
     limits = {one.nodeid.partition("::")[2]: one.crash["ending"]["timeout"] for one in session.reports if one.crash}
     assert limits == {"test_hangs": 0.5, "test_hangs_too": 1.0}
+
+
+# Of pytest itself.
+
+
+def test_doctests(pytester: pytest.Pytester, side_by_side: SideBySide, start: str, scope: str) -> None:
+    """Of modules and of text files; what fails is told as ever."""
+    pytester.makeconftest(test_doctest.CONFTEST)
+    pytester.makepyfile(mymodule=test_doctest.MODULE)
+    pytester.maketxtfile(test_example=test_doctest.TEXT, test_wrong=test_doctest.WRONG_TEXT)
+
+    plain, guarded = side_by_side(start, scope, "--doctest-modules", "--doctest-continue-on-failure")
+
+    assert guarded.counts == {"passed": 3, "failed": 2}
+    assert "UNEXPECTED EXCEPTION: IndexError" in guarded.text
+    assert guarded.lines == plain.lines
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest has subtests since 9.0")
+def test_parts_of_tests(pytester: pytest.Pytester, side_by_side: SideBySide, start: str, scope: str) -> None:
+    """Subtests of pytest and those of unittest: each that fails is a report, and told as ever."""
+    pytester.makeconftest(test_subtests.CONFTEST)
+    pytester.makepyfile(test_samples=test_subtests.SAMPLES, docs_one='"""One."""', docs_two="two = 2")
+
+    plain, guarded = side_by_side(start, scope, "-v")
+
+    assert guarded.outcomes["test_samples.py::test"].count("call failed") == 3
+    assert guarded.outcomes["test_samples.py::T::test_foo"].count("call failed") >= 2
+    assert guarded.outcomes["test_samples.py::NumbersTest::test_even"].count("call failed") == 0
+    assert test_subtests.told(guarded.lines) == test_subtests.told(plain.lines) != []
+
+
+# What is lost.
+
+
+def test_benchmarks(pytester: pytest.Pytester, side_by_side: SideBySide, start: str, scope: str) -> None:
+    """pytest-benchmark: the tests end as without the guard, and a warning names what is lost."""
+    pytest.importorskip("pytest_benchmark")
+    pytester.makepyfile(
+        """
+        def test_it(benchmark):
+            assert benchmark(lambda: 123) == 123
+
+        def test_fails(benchmark):
+            assert benchmark(lambda: 123) == 321
+        """
+    )
+    quick = ("--benchmark-max-time=0.01", "--benchmark-min-rounds=2", "--benchmark-warmup=off")
+
+    session = side_by_side.session("--faultguard", start, scope, *quick, plugin="benchmark")
+
+    assert len(session.guarded) == 2
+    assert session.counts == {"passed": 1, "failed": 1, "warnings": 2}
+    assert [one.partition(": what")[0] for one in session.warnings] == ["LostResultsWarning: pytest-benchmark"] * 2
+    assert "OPS: Operations Per Second" not in session.text
+
+
+def test_snapshots(pytester: pytest.Pytester, side_by_side: SideBySide, start: str, scope: str) -> None:
+    """syrupy: they are compared, and a warning says that they count as unused; none is written or deleted."""
+    pytest.importorskip("syrupy")
+    pytester.makepyfile(
+        """
+        def test_same(snapshot):
+            assert "a value" == snapshot
+
+        def test_changes(snapshot):
+            import os
+            assert os.environ.get("CHANGED", "a value") == snapshot
+        """
+    )
+    side_by_side.session("--no-faultguard", "--snapshot-update", plugin="syrupy")
+    (written,) = pytester.path.glob("__snapshots__/*")
+    text = written.read_text()
+    pytester.makeconftest("import os\nos.environ['CHANGED'] = 'another one'\n")
+
+    session = side_by_side.session("--faultguard", start, scope, plugin="syrupy")
+    _, quiet = side_by_side(start, scope, "--snapshot-disable-unused", plugin="syrupy")
+
+    assert session.counts == {"passed": 1, "failed": 1, "warnings": 2}
+    assert [one.partition(": it does")[0] for one in session.warnings] == ["LostResultsWarning: syrupy"] * 2
+    assert quiet.counts == {"passed": 1, "failed": 1}
+    assert "another one" in quiet.text
+    assert written.read_text() == text

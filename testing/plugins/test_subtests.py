@@ -73,15 +73,15 @@ def test_documentation_samples(
     )  # Two subtests, and the test that has them.
     assert guarded.outcomes["test_samples.py::T::test_foo"].count("call failed") >= 2
     assert guarded.outcomes["test_samples.py::NumbersTest::test_even"].count("call failed") == 0
-    assert _told(guarded.lines) == _told(plain.lines) != []
+    assert told(guarded.lines) == told(plain.lines) != []
 
 
-def _told(lines: list[str]) -> list[str]:
+def told(lines: list[str]) -> list[str]:
     """The lines that name a subtest, and the short summary: under pytest-xdist in no set order."""
     words = ("SUBFAILED", "SUBPASSED", "FAILED", "____")
-    told = (re.sub(r"\[gw\d\] | *\[ *\d+%\]", "", line) for line in lines if any(word in line for word in words))
+    named = (re.sub(r"\[gw\d\] | *\[ *\d+%\]", "", line) for line in lines if any(word in line for word in words))
     # Where unittest runs them in its own process, pytest prints those of passing and failing subtests into the capture.
-    return sorted(line for line in told if " - " in line or "____" in line or "test_samples.py::test" in line)
+    return sorted(line for line in named if " - " in line or "____" in line or "test_samples.py::test" in line)
 
 
 @pytest.mark.parametrize("kind", ["pytest", "unittest"])
