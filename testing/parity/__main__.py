@@ -53,6 +53,9 @@ def main() -> int:
             print("--others: not beside --scope and --start, which choose one", file=sys.stderr)
             return 0
         runs = [(suite, ways, suite.small) for suite in chosen if suite.small is not None for ways in OTHERS]
+        if not runs:
+            print("--others: none of these suites is a small one", file=sys.stderr)
+            return 0
     results: list[Parity] = []
     for suite, ways, sample in runs:
         started = time.monotonic()
