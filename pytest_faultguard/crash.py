@@ -162,6 +162,8 @@ class Crash:
     trail: tuple[str, ...] = ()
     #: Whether it crashes in a child of its own as well; None where that was not tried.
     alone: bool | None = None
+    #: Where the guard had to stop it there instead, the limit that passed; else empty.
+    stopped_alone: str = ""
     #: Of those that ran before, the ones that it needs to crash, in their order; empty where nobody has looked.
     needs: tuple[str, ...] = ()
     #: Runs those and it; empty as above.

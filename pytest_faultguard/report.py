@@ -226,7 +226,8 @@ def _whose_fault(crash: Crash) -> Iterator[str]:
     if crash.alone:
         yield "crashes alone"
         return
-    denied = "" if crash.alone is None else "does not crash alone; "
+    stopped = f" ({crash.stopped_alone})" if crash.stopped_alone else ""
+    denied = "" if crash.alone is None else f"does not crash alone{stopped}; "
     yield f"{denied}ran before it in the same child:"
     shown = crash.trail[:_TRAIL_LINES]
     yield from (f"  {nodeid}" for nodeid in shown)

@@ -82,6 +82,36 @@ def test_says_that_it_crashes_alone(pytester: pytest.Pytester, run_pytest: RunPy
     assert shared(recorder.report("test_it[6]").longrepr) == ["crashes alone"]
 
 
+def test_that_hangs_alone_does_not_crash_alone(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """How it was stopped there is told beside what ran before."""
+    path = pytester.makepyfile(
+        """
+        import os
+        import threading
+        import pytest
+        poison = []
+        def test_a():
+            poison.append(1)
+        @pytest.mark.faultguard(scope="session", timeout=0.5)
+        def test_b():
+            if poison:
+                os.abort()
+            threading.Event().wait()
+        """
+    )
+
+    run_pytest("--faultguard").assert_outcomes(passed=1, failed=1)
+
+    report = recorder.report("test_b")
+    assert shared(report.longrepr) == [
+        "does not crash alone (timeout of 0.5 s passed); ran before it in the same child:",
+        f"{path.name}::test_a",
+    ]
+    assert report.crash["alone"] is False
+
+
 @pytest.mark.parametrize(
     ("options", "dies"),
     [(["--faultguard-confirm=off"], 6), (["--faultguard-scope=function"], 6), ([], 0)],

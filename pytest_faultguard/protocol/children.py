@@ -21,6 +21,9 @@ from pytest_faultguard import reruns
 from pytest_faultguard.chosen import file_of
 from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
+from pytest_faultguard.crash import Ending
+from pytest_faultguard.crash import Overdue
+from pytest_faultguard.crash import Overspent
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.guard import Guard
@@ -498,11 +501,12 @@ class Children:
             )
         self._trials_left -= 1
         try:
-            crash = replace(crash, alone=self._crashes_after((), place))
+            alone = self._ending_after((), place)
+            crash = replace(crash, alone=_is_crash(alone), stopped_alone=_limit_passed(alone))
             if settings.bisect_runs and not crash.alone:
                 found = minimal(
                     len(before),
-                    lambda some: self._crashes_after([before[one] for one in some], place),
+                    lambda some: _is_crash(self._ending_after([before[one] for one in some], place)),
                     settings.bisect_runs,
                 )
                 return self._told(crash, found, before)
@@ -532,8 +536,8 @@ class Children:
         root = config.rootpath
         return command if config.invocation_params.dir == root else f"cd {shlex.quote(str(root))} && {command}"
 
-    def _crashes_after(self, before: Sequence[int], place: int) -> bool:
-        """Whether an item crashes in a fresh child in which these have run before; nobody hears of that otherwise.
+    def _ending_after(self, before: Sequence[int], place: int) -> Ending | None:
+        """How an item ends a fresh child in which these have run before, if it does; nobody hears of that otherwise.
 
         Raises:
             JournalError, LaunchError: there is no child to be had.
@@ -549,8 +553,8 @@ class Children:
             for one, following in zip(places, [*places[1:], None], strict=True):
                 remains = child.run(Unheard(items[one]), one, following)
                 if remains is not None:
-                    return one == place and remains.ending is not None
-            return False
+                    return remains.ending if one == place else None
+            return None
         finally:
             if child.guard.is_buried:
                 child.close()
@@ -604,6 +608,21 @@ class Children:
         if not self._keys:
             self._keys = {one: _key_of(one) for one in self._session.items}
         return self._keys.get(item)
+
+
+def _is_crash(ending: Ending | None) -> bool:
+    """Whether that is one, and not a test that a limit of time has stopped, which may have gone on for ever or not."""
+    return ending is not None and not isinstance(ending, RAN_ON)
+
+
+def _limit_passed(ending: Ending | None) -> str:
+    match ending:
+        case Overdue(timeout=timeout):
+            return f"timeout of {timeout:g} s passed"
+        case Overspent(cpu=cpu):
+            return f"cpu limit of {cpu:g} s passed"
+        case _:
+            return ""
 
 
 def _key_of(item: pytest.Item) -> _Key | None:
