@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_faultguard.process.oom import Kills
+from testing.harness import SESSION_SECONDS
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
@@ -387,25 +388,36 @@ def test_crashes():
 """
 
 
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
 def test_usage_is_in_the_last_report_of_each_test(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    scope: str,
+    start: str,
+    xdist_args: tuple[str, ...],
 ) -> None:
-    """Each test's own, also in a child that others have used before, and of one that crashed."""
+    """Each test's own, also in a child that others have used before or that began clean, and of one that crashed."""
+    pytester.makeconftest(f"{HEAD}bytearray(200 * MIB)\nburn(0.5)\n")
     write(pytester, USES + "\n@pytest.mark.faultguard(scope='function')\ndef test_fails():\n    assert 0\n")
 
-    run_pytest(scope, *xdist_args).assert_outcomes(passed=4, failed=4)
+    # Eight interpreters that burn and eat before they begin.
+    result = run_pytest(scope, f"--faultguard-start={start}", *xdist_args, timeout=3 * SESSION_SECONDS)
+    result.assert_outcomes(passed=4, failed=4)
 
     used = {
         report.nodeid.partition("::test_")[2]: dict(report.user_properties)
         for report in recorder.reports(when="teardown")
     }
-    assert {tuple(one) for one in used.values()} == {(PEAK, CPU)}
     for name, one in used.items():
         full, hot = name in {"eats", "crashes_full"}, name in {"burns", "burns_below", "crashes_hot"}
-        assert (one[PEAK] > 200 * MIB) == full, (name, one)
         assert (one[CPU] >= 0.5) == hot, (name, one)
-        assert one[PEAK] > MIB
         assert one[CPU] >= 0
+        if start == "spawn" and name.startswith("crashes") and PEAK not in one:
+            continue  # Hidden below what the conftest file has used in pytest's own process.
+        assert tuple(one) == (PEAK, CPU)
+        assert (one[PEAK] > 200 * MIB) == full, (name, one)
+        assert one[PEAK] > MIB
     others = [report for report in recorder.reports() if report.when != "teardown" and report.crash is None]
     assert all(report.user_properties == [] for report in others)
 

@@ -53,7 +53,7 @@ class Report:
     left_at: float = 0.0
     #: With the teardown's report, what the child had used by then since its birth, as in :class:`meter.Before`.
     cpu_seconds: float = 0.0
-    waited_peak: int = 0
+    hidden_peak: int = 0
 
 
 @final
@@ -149,8 +149,14 @@ class Finished:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idle:
-    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on."""
+    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on.
 
+    The first one says that a child has begun which did not begin as a copy of pytest's process.
+    """
+
+    #: Of the first one, what the child has used so far, as in :class:`meter.Before`.
+    cpu_seconds: float = 0.0
+    hidden_peak: int = 0
     goes_on: bool = False
     shouldstop: str | bool = False
     shouldfail: str | bool = False

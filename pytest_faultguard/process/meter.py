@@ -35,11 +35,12 @@ class Usage:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """What a child had used when its last test ended."""
+    """What a child had used when its last test ended, or when it had begun."""
 
     cpu_seconds: Seconds = 0.0
-    #: The largest resident set of a process that it had waited for.
-    waited_peak: int = 0
+    #: Up to here, who reaps it cannot tell its peak: the largest resident set of a process that it had waited for, and
+    #: of the one that has started it as a program.
+    hidden_peak: int = 0
 
 
 #: Of one that was just born.
@@ -53,6 +54,13 @@ class Meter:
     def __init__(self, *, has_execed: bool = False) -> None:
         self._base: Seconds = 0.0
         self._has_execed = has_execed
+        self._inherited_peak = 0
+        if has_execed:
+            # A program's `ru_maxrss` begins with the peak of the process that has started it, and stays above its own
+            # until that is larger. In a copy of such a program, as a fork server makes them, it is its own from the start.
+            self.begin()
+            told = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT
+            self._inherited_peak = told if told > (proc.peak_bytes() or 0) else 0
 
     def begin(self) -> None:
         """Another test begins, and not the first thing that this process does."""
@@ -77,10 +85,9 @@ class Meter:
         """What the test has used by now, and what the next one will find used."""
         own, waited = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = _cpu_seconds(own, waited)
-        # Of a program, `ru_maxrss` begins with the peak of the process that has started it.
         peak = proc.peak_bytes() if self._has_execed else own.ru_maxrss * _UNIT
         usage = Usage(cpu_seconds=cpu - self._base, peak_bytes=peak)
-        return usage, Before(cpu_seconds=cpu, waited_peak=waited.ru_maxrss * _UNIT)
+        return usage, Before(cpu_seconds=cpu, hidden_peak=max(waited.ru_maxrss * _UNIT, self._inherited_peak))
 
 
 def _cpu_seconds(own: resource.struct_rusage, waited: resource.struct_rusage) -> Seconds:
@@ -93,9 +100,9 @@ def usage_of_reaped(rusage: resource.struct_rusage) -> Usage:
 
 
 def since(whole: Usage, before: Before) -> Usage:
-    """What the last test of a child used that died in it; a reaped process tells one peak for itself and those below it."""
+    """What the last test of a child used that died in it; a reaped process tells one peak for itself and others."""
     peak = whole.peak_bytes
     return Usage(
         cpu_seconds=max(0.0, whole.cpu_seconds - before.cpu_seconds),
-        peak_bytes=peak if peak is not None and peak > before.waited_peak else None,
+        peak_bytes=peak if peak is not None and peak > before.hidden_peak else None,
     )

@@ -39,12 +39,14 @@ from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Charge
+from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.meter import NOTHING
+from pytest_faultguard.process.meter import Before
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.protocol import inside
@@ -154,7 +156,7 @@ class Child:
         self.is_ending = False
         #: Whether it is to run no other item.
         self.is_unfit = False
-        #: What it had used when its last test ended.
+        #: What it had used when its last test ended, or when it had begun.
         self.before = NOTHING
 
     def close(self) -> None:
@@ -340,6 +342,8 @@ class Child:
                 self.items = {place: item for place, item in self.items.items() if place not in self.missing}
             case Broken(text=text) if self.item is None:
                 self.errors = text
+            case Idle(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak) if self.item is None:
+                self.before = Before(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak)
         if self.item is not None and not isinstance(message, Missing):
             self.item.take(message)
 

@@ -141,7 +141,8 @@ def live(
     assert line.orders_fd is not None
     orders = Orders(line.orders_fd)
     if says_so:
-        line.sender.ring(Idle())
+        _, before = inside.meter.read()
+        line.sender.ring(Idle(cpu_seconds=before.cpu_seconds, hidden_peak=before.hidden_peak))
 
     def run() -> None:
         inside.carry_out(orders)
@@ -173,7 +174,7 @@ class Inside:
         self._send_lines = known.lines.divert(self._send)
         self._attempt = 0
         self._lives_on = outfit.lives_on
-        self._meter = Meter(has_execed=has_begun_clean(config))
+        self.meter = Meter(has_execed=has_begun_clean(config))
         memory.apply(outfit.memory)
         #: Of the item that runs, or ran last.
         self._reporter: Reporter | None = None
@@ -184,7 +185,7 @@ class Inside:
         """What is told from here on is told of this item."""
         if self._lives_on:
             memory.restore()
-            self._meter.begin()
+            self.meter.begin()
         self._journal.empty()
         item.stash[journal_key] = self._journal, os.getpid()
         reporter = Reporter(
@@ -193,7 +194,7 @@ class Inside:
             self._send_lines,
             self._journal,
             self._output,
-            self._meter,
+            self.meter,
             is_attempt=attempt > 0,
         )
         self._reporter = self._config.stash[outermost_key].reporter = reporter
@@ -666,7 +667,7 @@ def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *,
         late=late,
         left_at=time.monotonic(),
         cpu_seconds=before.cpu_seconds,
-        waited_peak=before.waited_peak,
+        hidden_peak=before.hidden_peak,
     )
 
 

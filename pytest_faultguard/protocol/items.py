@@ -276,7 +276,7 @@ class GuardedItem:
                 else:
                     self._take_report(report, message.left_at)
                 if message.cpu_seconds:
-                    self.child.before = Before(cpu_seconds=message.cpu_seconds, waited_peak=message.waited_peak)
+                    self.child.before = Before(cpu_seconds=message.cpu_seconds, hidden_peak=message.hidden_peak)
                 self.child.output.end_phase()
                 self.child.output.turns.give_back()
             case Expected():
