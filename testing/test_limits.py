@@ -174,8 +174,19 @@ def test_native_death_at_the_limit_names_the_limit(
     assert recorder.report("test_null").crash["stacks"]
 
 
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        ("fork", "memory limit of 1 MiB: this process, which the child is a copy of, holds"),
+        (
+            "forkserver",
+            "a child of the fork server did not begin: memory limit of 1 MiB: before its first test it holds",
+        ),
+        ("spawn", "a fresh interpreter did not begin: memory limit of 1 MiB: before its first test it holds"),
+    ],
+)
 def test_limit_below_what_a_child_inherits(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str, start: str, told: str
 ) -> None:
     """Is an error at setup that says how much it is; the session goes on."""
     write(
@@ -183,10 +194,10 @@ def test_limit_below_what_a_child_inherits(
         '@pytest.mark.faultguard(memory="1MiB")\ndef test_it(): pass\n\n@pytest.mark.faultguard\ndef test_b(): pass\n',
     )
 
-    run_pytest(scope).assert_outcomes(errors=1, passed=1)
+    run_pytest(scope, f"--faultguard-start={start}").assert_outcomes(errors=1, passed=1)
 
     message = recorder.report("test_it", "setup").message or ""
-    assert re.search(r"memory limit of 1 MiB: this process, .*, holds [\d.]+ MiB", message)
+    assert re.fullmatch(rf"pytest_faultguard\.outcome\.LaunchError: {told} [\d.]+ MiB", message.partition("\n")[0])
 
 
 # Processor time.

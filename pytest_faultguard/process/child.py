@@ -22,6 +22,7 @@ from typing import final
 
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.evidence import faultdump
+from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
@@ -194,9 +195,11 @@ def _outcome(target: Callable[[Line], object], line: Line) -> int:
         target(line)
     except ChannelError:
         return CHANNEL_LOST_STATUS
-    except BaseException:  # noqa: BLE001 - whatever it was, the guard must hear of it.
+    except BaseException as error:  # noqa: BLE001 - whatever it was, the guard must hear of it.
+        # What we raise ourselves says all that there is to say.
+        text = str(error) if isinstance(error, LaunchError) else traceback.format_exc()
         try:
-            line.sender.send(Broken(text=traceback.format_exc()))
+            line.sender.send(Broken(text=text))
         except ChannelError:
             return CHANNEL_LOST_STATUS
         return 1

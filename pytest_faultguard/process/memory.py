@@ -38,15 +38,15 @@ _soft: tuple[int, int] | None = None
 _lifted = False
 
 
-def check(limit: int | None) -> None:
-    """Before a child is forked: it must not be born above its limit.
+def check(limit: int | None, holder: str) -> None:
+    """Before a child is forked, or in one before its first test: it must not begin above its limit.
 
     Raises:
         LaunchError: it would be.
     """
     held = proc.data_bytes(os.getpid()) if limit else None
     if limit and held is not None and held >= limit:
-        msg = f"memory limit of {describe_bytes(limit)}: this process, which the child is a copy of, holds {describe_bytes(held)}"
+        msg = f"memory limit of {describe_bytes(limit)}: {holder} holds {describe_bytes(held)}"
         raise LaunchError(msg)
 
 

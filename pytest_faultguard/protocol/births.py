@@ -356,7 +356,7 @@ def _failure(remains: Remains, broken: str, overture: Overture, what: str) -> La
             cause = str(ending)
     stacks = faultdump.render(remains.stacks, faultdump.is_plumbing) if remains.stacks else remains.dump
     parts = (_TRACED.sub(_without_plumbing, broken), stacks, overture.read())
-    told = ["\n".join(part.splitlines()[-_TOLD_LINES:]) for part in parts if part.strip()]
+    told = ["\n".join(part.splitlines()[-_TOLD_LINES:]) for part in parts if part.strip() not in {"", cause}]
     return LaunchError("\n".join([f"{what}: {cause}", *told]))
 
 

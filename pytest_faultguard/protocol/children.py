@@ -120,7 +120,7 @@ class Child:
         self.items = items
         self._is_closed = False
         if self._is_forked:
-            memory.check(limits.memory)
+            memory.check(limits.memory, "this process, which the child is a copy of,")
         #: Whose guarded items it runs; None for a child of one item.
         self.node = node
         self.journal = Journal.create(limits.data_bytes)

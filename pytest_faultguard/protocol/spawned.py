@@ -20,6 +20,7 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.output import Output
 from pytest_faultguard.output import Overture
+from pytest_faultguard.process import memory
 from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Missing
@@ -86,6 +87,7 @@ def live(
     end: Callable[[], object] = lambda: None,
 ) -> None:
     """In the child: find the tests that it was given, and carry out orders."""
+    memory.check(charge.memory, "before its first test it")
     fds = charge.fds
     for fd in fds.values():
         os.set_inheritable(fd, False)
