@@ -184,6 +184,60 @@ def test_bisect_finds_two_of_many_and_prints_the_command(
     assert recorder.report("test_it[150]").crash["trail"] == [f"{path.name}::test_it[88]", f"{path.name}::test_it[17]"]
 
 
+@pytest.mark.parametrize(
+    ("options", "addopts"),
+    [
+        (["--poison", "--faultguard-start=spawn"], ""),
+        (["--poison", "--dist=loadfile"], "-n2"),
+        (["--poison", "--dist", "loadgroup", "-n", "1"], ""),
+        (["-c", "other.ini"], ""),
+        (["-p", "named", "--last-failed", "tests"], ""),
+        (["-o", "poison=on", "--rootdir", "tests", "tests"], ""),
+    ],
+    ids=["spawn", "workers_by_ini", "loadgroup", "other_ini", "plugin", "rootdir"],
+)
+def test_command_of_bisect_reproduces_the_crash(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, options: list[str], addopts: str
+) -> None:
+    """With all that pytest was told, but in one child."""
+    pytester.makeini(f"[pytest]\naddopts = {addopts}\n")
+    (pytester.path / "other.ini").write_text("[pytest]\npoison = on\n")
+    pytester.makepyfile(named="def pytest_configure(config): config.option.poison = True")
+    directory = pytester.mkdir("tests")
+    (directory / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    parser.addoption('--poison', action='store_true')\n"
+        "    parser.addini('poison', '', type='bool')\n"
+    )
+    (directory / "test_it.py").write_text(
+        """
+import os
+import pytest
+
+poison = []
+
+@pytest.mark.xdist_group("one")
+@pytest.mark.parametrize("number", range(8))
+def test_it(number, pytestconfig):
+    if number in (1, 4) and (pytestconfig.getoption("poison") or pytestconfig.getini("poison")):
+        poison.append(number)
+    if number == 6 and len(poison) == 2:
+        os.abort()
+"""
+    )
+    given = options if "tests" in options else [*options, "tests"]
+
+    run_pytest("--faultguard", "--faultguard-bisect", *given, plugins=()).assert_outcomes(passed=7, failed=1)
+
+    (first,) = (report.crash for report in recorder.reports(when="call") if report.crash)
+    words = shlex.split(first["command"])
+    assert (words[0], "--faultguard-bisect" in words) == ("pytest", False)
+    run_pytest(*words[1:], plugins=()).assert_outcomes(passed=2, failed=1)
+    (again,) = (report.crash for report in recorder.reports(when="call") if report.crash)
+    assert [one.rpartition("::")[2] for one in again["trail"]] == ["test_it[4]", "test_it[1]"]
+    assert again["start"] == first["start"]
+
+
 def test_bisect_says_that_a_crash_is_flaky(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
 ) -> None:

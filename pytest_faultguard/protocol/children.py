@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import shlex
 import time
 from collections.abc import Generator
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -70,6 +72,15 @@ _TRIAL_LIMITS = Limits(timeout=60.0)
 _A_DAY: Seconds = 86_400.0
 #: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
 _LEAST_GRACE: Seconds = 0.1
+#: Options that need the cache of the session before; and the search itself.
+_OF_EARLIER_RUNS = frozenset(
+    f"--{name}"
+    for name in (
+        *("lf", "last-failed", "ff", "failed-first", "nf", "new-first"),
+        *("sw", "stepwise", "sw-skip", "stepwise-skip", "sw-reset", "stepwise-reset"),
+        "faultguard-bisect",
+    )
+)
 #: What items have in common that share a child: the node of their scope, and what must be equal for all.
 _Key: TypeAlias = tuple[pytest.Collector, str, int, "int | None"]
 
@@ -513,12 +524,12 @@ class Children:
                     lambda some: _is_crash(self._ending_after([before[one] for one in some], place)),
                     settings.bisect_runs,
                 )
-                return self._told(crash, found, before)
+                return self._told(crash, found, before, place)
         except FaultguardError as error:
             return replace(crash, gaps=(*crash.gaps, f"whose fault: {error}"))
         return crash
 
-    def _told(self, crash: Crash, found: Found, before: list[int]) -> Crash:
+    def _told(self, crash: Crash, found: Found, before: list[int], place: int) -> Crash:
         items = self._session.items
         match found:
             case Flaky(runs=runs):
@@ -528,17 +539,8 @@ class Children:
                 told = f"bisect: stopped after {runs} runs, fewer may be needed; see --faultguard-bisect-runs"
                 crash = replace(crash, gaps=(*crash.gaps, told))
         needs = tuple(items[before[one]].nodeid for one in found.places)
-        return replace(crash, needs=needs, command=self._command(*needs, crash.label))
-
-    def _command(self, *nodeids: str) -> str:
-        """Has a shell run these in this order in one child."""
-        config = self._session.config
-        options = ["--faultguard", "--faultguard-scope=session"]
-        if config.pluginmanager.hasplugin("randomly"):
-            options += ["-p", "no:randomly"]
-        command = shlex.join(["pytest", *options, *nodeids])
-        root = config.rootpath
-        return command if config.invocation_params.dir == root else f"cd {shlex.quote(str(root))} && {command}"
+        wanted = [items[before[one]] for one in found.places] + [items[place]]
+        return replace(crash, needs=needs, command=_command(self._session.config, wanted))
 
     def _ending_after(self, before: Sequence[int], place: int) -> Ending | None:
         """How an item ends a fresh child in which these have run before, if it does; nobody hears of that otherwise.
@@ -612,6 +614,37 @@ class Children:
         if not self._keys:
             self._keys = {one: _key_of(one) for one in self._session.items}
         return self._keys.get(item)
+
+
+def _command(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
+    """Has a shell run these in this order in one child, where pytest was started and with all else that it was told."""
+    options = [*_given_options(config), "--faultguard", "--faultguard-scope=session"]
+    if hasattr(config.option, "numprocesses"):
+        options.append("-n0")
+    if config.pluginmanager.hasplugin("randomly"):
+        options.append("--randomly-dont-reorganize")
+    return shlex.join(["pytest", *options, *(_argument(config, item) for item in items)])
+
+
+def _given_options(config: Any) -> Iterator[str]:
+    """The words of pytest's command line, without paths and without what chooses or orders tests by earlier runs."""
+    paths = {str(path) for path in (*config.option.file_or_dir, *config.args)}
+    known = config._parser.optparser._option_string_actions
+    is_value = False
+    for word in map(str, config.invocation_params.args):
+        if is_value or (word not in paths and word not in _OF_EARLIER_RUNS):
+            yield word
+        # Of two words for one option, the second may be the same as a path.
+        is_value = not is_value and word in known and known[word].nargs != 0
+
+
+def _argument(config: pytest.Config, item: pytest.Item) -> str:
+    """A test's node id, as it is to be given to pytest in the directory in which this one was started."""
+    nodeid = str(item.nodeid)
+    if getattr(config.option, "loadgroup", False) and not nodeid.endswith(item.name):
+        nodeid = nodeid.rpartition("@")[0]  # pytest-xdist has added the group.
+    path, separator, name = nodeid.partition("::")
+    return f"{os.path.relpath(config.rootpath / path, config.invocation_params.dir)}{separator}{name}"
 
 
 def _is_crash(ending: Ending | None) -> bool:
