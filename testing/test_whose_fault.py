@@ -171,17 +171,34 @@ def test_at_most_ten_are_tried_again(pytester: pytest.Pytester, run_pytest: RunP
 def test_bisect_finds_two_of_many_and_prints_the_command(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
 ) -> None:
-    """Within its budget; the command reproduces the crash."""
-    path = pytester.makepyfile(poison({17, 88}, dies=150, needed=2, count=160))
+    """With about twenty runs for two of two hundred; the command reproduces the crash."""
+    path = pytester.makepyfile(poison({17, 88}, dies=200, needed=2, count=202))
 
-    run_pytest("--faultguard", "--faultguard-bisect").assert_outcomes(passed=159, failed=1)
+    run_pytest("--faultguard", "--faultguard-bisect").assert_outcomes(passed=201, failed=1)
 
-    report = recorder.report("test_it[150]")
+    report = recorder.report("test_it[200]")
     assert report.crash["needs"] == [f"{path.name}::test_it[17]", f"{path.name}::test_it[88]"]
+    # Besides, it runs in the session and alone.
+    assert (pytester.path / "ran").read_text().split().count("200") <= 2 + 22
     (command,) = [line.strip() for line in report.longrepr.splitlines() if line.strip().startswith("pytest ")]
     again = run_pytest(*shlex.split(command)[1:])
     again.assert_outcomes(passed=2, failed=1)
-    assert recorder.report("test_it[150]").crash["trail"] == [f"{path.name}::test_it[88]", f"{path.name}::test_it[17]"]
+    assert recorder.report("test_it[200]").crash["trail"] == [f"{path.name}::test_it[88]", f"{path.name}::test_it[17]"]
+
+
+def test_bisect_stops_where_its_budget_ends(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """And says so, with what it knows by then."""
+    path = pytester.makepyfile(poison({9}, dies=20, needed=1, count=21))
+
+    run_pytest("--faultguard", "--faultguard-bisect", "--faultguard-bisect-runs=2").assert_outcomes(passed=20, failed=1)
+
+    crash = recorder.report("test_it[20]").crash
+    assert crash["gaps"] == ["bisect: stopped after 2 runs, fewer may be needed; see --faultguard-bisect-runs"]
+    assert crash["needs"] == [f"{path.name}::test_it[{number}]" for number in range(10)]
+    # In the session, alone, after all and after half of them.
+    assert (pytester.path / "ran").read_text().split().count("20") == 4
 
 
 @pytest.mark.parametrize(

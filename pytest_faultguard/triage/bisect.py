@@ -48,25 +48,37 @@ def minimal(count: int, crashes: Callable[[Sequence[int]], bool], budget: int) -
     """
     found: list[int] = []
     limit, runs = count, 0
+    #: The smallest of those that crashed; it shrinks, or stays.
+    crashing = tuple(range(count))
 
     def ask(places: Sequence[int]) -> bool:
-        nonlocal runs
+        nonlocal runs, crashing
+        if runs >= budget:
+            raise _SpentError
         runs += 1
-        return crashes(places)
+        answer = crashes(places)
+        if answer:
+            crashing = tuple(places)
+        return answer
 
-    while not (found and ask(found)):
-        # All the time it crashes with `high` of them before what was found, and not with `low`.
-        low, high = 0, limit
-        if not ask([*range(limit), *found]):
-            return Flaky(runs=runs)
-        while high - low > 1:
-            if runs >= budget:
-                return Unfinished(places=(*range(high), *found), runs=runs)
-            middle = (low + high) // 2
-            low, high = (low, middle) if ask([*range(middle), *found]) else (middle, high)
-        if high == 0:
-            return Flaky(runs=runs)  # Nothing is left to add.
-        limit = high - 1
-        found.insert(0, limit)
-    # What crashed in the search must crash again, or it was luck.
-    return Needed(places=tuple(found), runs=runs) if ask(found) else Flaky(runs=runs)
+    try:
+        while not (found and ask(found)):
+            # All the time it crashes with `high` of them before what was found, and not with `low`.
+            low, high = 0, limit
+            if not ask([*range(limit), *found]):
+                return Flaky(runs=runs)
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if ask([*range(middle), *found]) else (middle, high)
+            if high == 0:
+                return Flaky(runs=runs)  # Nothing is left to add.
+            limit = high - 1
+            found.insert(0, limit)
+        # What crashed in the search must crash again, or it was luck.
+        return Needed(places=tuple(found), runs=runs) if ask(found) else Flaky(runs=runs)
+    except _SpentError:
+        return Unfinished(places=crashing, runs=runs)
+
+
+class _SpentError(Exception):
+    """The budget is used up."""

@@ -58,15 +58,17 @@ def test_crash_that_does_not_come_again_is_flaky(after: int) -> None:
     assert isinstance(minimal(100, crashes, 100), Flaky)
 
 
-def test_budget_is_kept() -> None:
-    """What was found by then still crashes."""
+@pytest.mark.parametrize("budget", range(1, 30))
+def test_budget_is_kept(budget: int) -> None:
+    """Wherever in the search it ends; what was found by then still crashes."""
     oracle = Oracle(3, 50, 90)
 
-    found = minimal(100, oracle, 12)
+    found = minimal(100, oracle, budget)
 
-    assert isinstance(found, Unfinished)
-    assert found.runs == len(oracle.asked) <= 15
+    assert not isinstance(found, Flaky)
+    assert found.runs == len(oracle.asked) <= budget
     assert {3, 50, 90} <= set(found.places)
+    assert isinstance(found, Unfinished) == (budget < 24)
 
 
 def test_one_predecessor() -> None:
