@@ -149,10 +149,12 @@ def test_hang_is_not_tried_again(pytester: pytest.Pytester, run_pytest: RunPytes
     assert (pytester.path / "ran").read_text() == "b"
 
 
-def test_at_most_ten_are_tried_again(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
-    """The eleventh says so."""
-    pytester.makepyfile(
-        """
+@pytest.mark.parametrize(("args", "share"), [((), 10), (("-n2", "--dist=loadfile"), 5)], ids=["serial", "n2"])
+def test_at_most_ten_are_tried_again(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...], share: int
+) -> None:
+    """Each worker has its share of them; the next one says so."""
+    source = """
         import os
         import pytest
         @pytest.mark.parametrize("number", range(24))
@@ -160,12 +162,17 @@ def test_at_most_ten_are_tried_again(pytester: pytest.Pytester, run_pytest: RunP
             if number % 2:
                 os.abort()
         """
-    )
+    pytester.makepyfile(test_one=source, **({"test_two": source} if args else {}))
 
-    run_pytest("--faultguard").assert_outcomes(passed=12, failed=12)
+    run_pytest("--faultguard", *args)
 
-    told = [bool(report.crash["gaps"]) for report in recorder.reports(when="call") if report.crash]
-    assert told == [False] * 10 + [True] * 2
+    for path in pytester.path.glob("test_*.py"):
+        crashes = [report.crash for report in recorder.reports(when="call") if report.nodeid.startswith(path.name)]
+        gaps = ["".join(crash["gaps"]) for crash in crashes if crash]
+        assert gaps[:share] == [""] * share
+        assert len(gaps) == 12
+        for gap in gaps[share:]:
+            assert gap.startswith(f"whose fault: {share} crashes of this ")
 
 
 def test_bisect_finds_two_of_many_and_prints_the_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import shlex
 import time
@@ -393,7 +394,9 @@ class Children:
         self._session = session
         self._living: dict[_Key, Child] = {}
         self._refused: FaultguardError | None = None
-        self._trials_left = _TRIALS
+        # Of pytest-xdist's workers nobody knows what the others have left.
+        self._trials = math.ceil(_TRIALS / getattr(session.config, "workerinput", {}).get("workercount", 1))
+        self._trials_left = self._trials
         self.births = session.config.stash.setdefault(births_key, Births(session))
         self._places: dict[pytest.Item, int] = {}
         self._items: dict[int, pytest.Item] = {}
@@ -511,9 +514,9 @@ class Children:
         if not settings.confirm or isinstance(crash.ending, RAN_ON):
             return crash
         if not self._trials_left:
-            return replace(
-                crash, gaps=(*crash.gaps, f"whose fault: {_TRIALS} crashes of this session were tried again")
-            )
+            whole = "worker" if hasattr(self._session.config, "workerinput") else "session"
+            told = f"whose fault: {self._trials} crashes of this {whole} were tried again"
+            return replace(crash, gaps=(*crash.gaps, told))
         self._trials_left -= 1
         try:
             alone = self._ending_after((), place)
