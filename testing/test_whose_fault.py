@@ -149,6 +149,46 @@ def test_hang_is_not_tried_again(pytester: pytest.Pytester, run_pytest: RunPytes
     assert (pytester.path / "ran").read_text() == "b"
 
 
+@pytest.mark.parametrize(("start", "phase"), [("fork", "teardown"), ("spawn", "interpreter exit")])
+def test_crash_at_the_end_of_a_child_says_what_ran_in_it(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    start: str,
+    phase: str,
+) -> None:
+    """It is told of the last test, which need not have done it; nothing is run again."""
+    path = pytester.makepyfile(
+        f"""
+        import atexit
+        import os
+        import pytest
+        guarded = pytest.mark.faultguard(scope="session", start="{start}")
+        @pytest.fixture(scope="session")
+        def last():
+            yield
+            if "{phase}" == "teardown":
+                os.abort()
+        @guarded
+        def test_a():
+            atexit.register(os.abort)
+        @guarded
+        def test_b(last):
+            with open("ran", "a") as file: file.write("b")
+        def test_unguarded(): pass
+        """
+    )
+
+    run_pytest(*xdist_args, *(["--dist=loadfile"] if xdist_args else [])).assert_outcomes(passed=3, errors=1)
+
+    (report,) = (report for report in recorder.reports() if report.crash)
+    assert (report.nodeid, report.crash["phase"]) == (f"{path.name}::test_b", phase)
+    assert shared(report.longrepr) == ["ran before it in the same child:", f"{path.name}::test_a"]
+    assert report.crash["alone"] is None
+    assert (pytester.path / "ran").read_text() == "b"
+
+
 @pytest.mark.parametrize(("args", "share"), [((), 10), (("-n2", "--dist=loadfile"), 5)], ids=["serial", "n2"])
 def test_at_most_ten_are_tried_again(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...], share: int

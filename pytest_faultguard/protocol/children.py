@@ -507,10 +507,15 @@ class Children:
         stays = following is not None and child.node in following.listchain()
         return child.order(nextplace, nextplace + 1 if stays else None, ahead=True)
 
+    def with_trail(self, crash: Crash, child: Child) -> Crash:
+        """A crash of the last item of a child, with those that had run before."""
+        items = self._session.items
+        return replace(crash, trail=tuple(items[one].nodeid for one in reversed(child.trail[:-1])))
+
     def explained(self, crash: Crash, child: Child, settings: Settings) -> Crash:
         """A crash with the answer to whose fault it was, where other items had run in the same child."""
-        items, (*before, place) = self._session.items, child.trail
-        crash = replace(crash, trail=tuple(items[one].nodeid for one in reversed(before)))
+        *before, place = child.trail
+        crash = self.with_trail(crash, child)
         if not settings.confirm or isinstance(crash.ending, RAN_ON):
             return crash
         if not self._trials_left:

@@ -224,6 +224,8 @@ class GuardedItem:
         finally:
             self.child.close()
         if crash is not None:
+            # Whatever ran in it may have left what broke its end: to run the last one alone would tell little.
+            crash = self.item.config.stash[children_key].with_trail(crash, self.child)
             with reporting_late(self.item):
                 self._log_crash(crash)
         elif remains.leaked:
