@@ -671,6 +671,23 @@ def test_library_that_cannot_live_with_fork(
         )
 
 
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "second"])
+@pytest.mark.usefixtures("programs")
+def test_in_a_shared_child_the_first_test_alone_gets_the_hint(
+    pytester: pytest.Pytester, run_pytest: RunPytest, place: int
+) -> None:
+    """Where another one has run, the fork has done no harm to that."""
+    bodies = ["pass", "pass"]
+    bodies[place] = "lib.no_fork(0)"
+    tests = "\n".join(f"def test_{number}(): {body}" for number, body in enumerate(bodies))
+    pytester.makepyfile(f"from programs import lib\nlib.no_fork(1)\n{tests}\n")
+
+    result = run_pytest(*options("fork", "session"))
+
+    result.assert_outcomes(passed=1, failed=1)
+    assert ('try start="spawn"' in result.stdout.str()) == (place == 0)
+
+
 @pytest.mark.parametrize(
     "test",
     [
