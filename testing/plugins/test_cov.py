@@ -268,6 +268,45 @@ def test_of_a_crashed_test_count_the_phases_that_had_ended(
     assert told == (ARCS if branch and phase != "setup" else set())
 
 
+CONFIRMED = """
+import os
+
+import shop
+
+poison = []
+
+
+def test_before():
+    poison.append(1)
+
+
+def test_crash():
+    if os.path.exists("once"):
+        shop.closed()
+    with open("once", "a") as file:
+        file.write(".")
+    if poison:
+        os.abort()
+
+
+def test_after():
+    shop.opened(0)
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_a_confirming_run_does_not_count(
+    measure: Measure, project: Path, pytester: pytest.Pytester, start: str
+) -> None:
+    """It alone reaches what closes the shop."""
+    pytester.makepyfile(test_shop=CONFIRMED)
+
+    measured = measure("--faultguard", f"--faultguard-start={start}", failed=1)
+
+    assert (project / "once").read_text() == ".."
+    assert ran(measured) == {"for hour in range(shift):", 'return "opened"'}
+
+
 WAYS = {
     "signal": "os.kill(os.getpid(), signal.SIGSEGV)",
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
