@@ -22,6 +22,11 @@ SESSION_SECONDS = 60.0
 QUICK = ("no:cacheprovider", "no:hypothesispytest")
 
 
+def common_options(plugins: Sequence[str] = QUICK) -> list[str]:
+    """What each inner session is given first, however it is started."""
+    return [*(word for plugin in plugins for word in ("-p", plugin)), *shlex.split(os.environ.get(EVERYWHERE, ""))]
+
+
 @dataclass(frozen=True)
 class RunPytest:
     """Runs an inner session in `pytester.path`, as a user's shell would: in a process of its own."""
@@ -35,9 +40,7 @@ class RunPytest:
         timeout: float = SESSION_SECONDS,
     ) -> pytest.RunResult:
         """Run `python -m pytest *args`, with a `-p` for each of the plugins; `plugins=()` for a session with `--lf`."""
-        options = [word for plugin in plugins for word in ("-p", plugin)]
-        options += shlex.split(os.environ.get(EVERYWHERE, ""))
-        return self.pytester.runpytest_subprocess(*options, *args, timeout=timeout)
+        return self.pytester.runpytest_subprocess(*common_options(plugins), *args, timeout=timeout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.harness import common_options
+
 #: For one word, one line of output, or the end of a session; far more than any of them takes.
 WAIT_SECONDS = 30.0
 
@@ -216,11 +218,12 @@ class StartPytest:
     def __call__(
         self,
         *args: str | os.PathLike[str],
-        command: tuple[str, ...] = ("-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"),
+        command: tuple[str, ...] = ("-m", "pytest"),
     ) -> Live:
         """Run `python -m pytest *args`, or another `python *command *args`, in a process group of its own."""
+        arguments = [*command, *common_options(), *map(str, args)]
         process = self.pytester.popen(
-            [sys.executable, "-ISc", _LEAD_A_GROUP, sys.executable, *command, *map(str, args)],
+            [sys.executable, "-ISc", _LEAD_A_GROUP, sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

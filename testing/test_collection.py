@@ -376,6 +376,7 @@ def test_pytest_main_leaves_nothing(pytester: pytest.Pytester, start_pytest: Sta
     (pytester.path / "run.py").write_text(
         """
 import os
+import sys
 import pytest
 
 class Counting:
@@ -386,7 +387,7 @@ class Counting:
 counts = []
 for _ in range(2):
     before, counting = len(os.listdir("/proc/self/fd")), Counting()
-    args = ["-p", "no:cacheprovider", "--faultguard-collect", "--continue-on-collection-errors"]
+    args = [*sys.argv[1:], "--faultguard-collect", "--continue-on-collection-errors"]
     pytest.main(args, plugins=[counting])
     counts.append(counting.errors)
     assert len(os.listdir("/proc/self/fd")) == before

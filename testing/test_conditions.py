@@ -13,6 +13,7 @@ import pytest
 
 from testing.harness import QUICK
 from testing.harness import SESSION_SECONDS
+from testing.harness import common_options
 
 if TYPE_CHECKING:
     from testing.harness import Recorder
@@ -326,9 +327,9 @@ def start(run_pytest: RunPytest, recorder: Recorder, programs: Path) -> Start:
     def run(
         *command: str, args: tuple[str, ...] = (), python: tuple[str, ...] = (), plugins: tuple[str, ...] = QUICK
     ) -> pytest.RunResult:
-        options = [word for plugin in plugins for word in ("-p", plugin)]
+        options = [*common_options(plugins), *args]
         return run_pytest.pytester.run(
-            *command, sys.executable, *python, "-m", "pytest", *options, *args, timeout=SESSION_SECONDS
+            *command, sys.executable, *python, "-m", "pytest", *options, timeout=SESSION_SECONDS
         )
 
     return run
@@ -463,9 +464,8 @@ def test_several_sessions_in_one_process(
     """Each is guarded like the first, and leaves the process as it was."""
     pytester.makepyfile(test_dying=DYING)
     (pytester.path / "run.py").write_text(MAIN)
-    options = [word for plugin in QUICK for word in ("-p", plugin)]
 
-    done = pytester.run(sys.executable, "run.py", *options, f"--capture={capture}", timeout=SESSION_SECONDS)
+    done = pytester.run(sys.executable, "run.py", *common_options(), f"--capture={capture}", timeout=SESSION_SECONDS)
 
     assert done.ret == 0
     check_dying(recorder)
@@ -570,10 +570,9 @@ def test_a_child_that_cannot_be_had_is_an_error_of_its_test(
         def test_after(): pass
         """
     )
-    options = [word for plugin in QUICK for word in ("-p", plugin)]
     script = f'ulimit {limit}; exec "$0" -m pytest "$@"'
 
-    done = pytester.run("bash", "-c", script, sys.executable, *options, timeout=SESSION_SECONDS)
+    done = pytester.run("bash", "-c", script, sys.executable, *common_options(), timeout=SESSION_SECONDS)
 
     setup = recorder.report("::test_it", "setup")
     assert (setup.outcome, told in (setup.message or "")) == (outcome, True)

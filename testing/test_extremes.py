@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import Report
     from testing.harness import RunPytest
+from testing.harness import common_options
 from testing.harness import without_usage
 
 PASSED = ["setup passed", "call passed", "teardown passed"]
@@ -190,8 +191,7 @@ def test_bytes_on_the_terminal(
     written = []
     for flag in ("--no-faultguard", "--faultguard"):
         command = [sys.executable, "-m", "pytest", "-s", "--tb=no", flag]
-        options = [word for plugin in QUICK for word in ("-p", plugin)]
-        done = subprocess.run([*command, *options], capture_output=True, check=False, timeout=SESSION_SECONDS)
+        done = subprocess.run([*command, *common_options()], capture_output=True, check=False, timeout=SESSION_SECONDS)
         assert done.returncode == 1
         written.append([re.sub(rb"in \d+\.\d\ds|=+", b"", stream) for stream in (done.stdout, done.stderr)])
 
@@ -736,9 +736,9 @@ def test_no_temporary_directory_to_be_had(
     """Only the test that asks for one fails."""
     monkeypatch.setenv("PYTEST_DEBUG_TEMPROOT", "/proc")
     pytester.makepyfile("def test_asks(tmp_path): pass\ndef test_it(): pass")
-    options = [word for plugin in QUICK for word in ("-p", plugin)]
+    options = [*common_options(), "--faultguard", where]
 
-    done = pytester.run(sys.executable, "-m", "pytest", "--faultguard", where, *options, timeout=SESSION_SECONDS)
+    done = pytester.run(sys.executable, "-m", "pytest", *options, timeout=SESSION_SECONDS)
 
     assert recorder.outcomes()["test_it"] == ["setup passed", "call passed", "teardown passed"]
     assert recorder.outcomes()["test_asks"] == ["setup failed", "teardown passed"]

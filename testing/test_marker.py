@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import QUICK
+from testing.harness import common_options
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
-
-#: Without the second that Hypothesis takes at the end of an inner session.
-QUICK = ("no:cacheprovider", "no:hypothesispytest")
 
 #: Every test says in its report whether it was guarded; the child is no process of pytest's own.
 CONFTEST = """
@@ -476,8 +476,7 @@ def test_fixtures_tell_it(run_pytest: RunPytest) -> None:
 
 def session(pytester: pytest.Pytester, *args: str, stdin: bytes) -> pytest.RunResult:
     """A session whose user types something."""
-    options = [word for plugin in QUICK for word in ("-p", plugin)]
-    return pytester.run(sys.executable, "-m", "pytest", *options, *args, stdin=stdin, timeout=60)
+    return pytester.run(sys.executable, "-m", "pytest", *common_options(), *args, stdin=stdin, timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 from testing.harness import Recorder
 from testing.harness import Report
 from testing.harness import RunPytest
+from testing.harness import common_options
 from testing.live import Live
 from testing.live import StartPytest
 from testing.live import has_ended
@@ -348,9 +349,10 @@ def test_interrupt_at_the_terminal(
     leader, follower = terminal
     program = (
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-        "os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider'])"
+        "os.execv(sys.executable, [sys.executable, '-m', 'pytest', *sys.argv[1:]])"
     )
-    process = pytester.popen([sys.executable, "-c", program], stdin=follower, stdout=subprocess.PIPE, stderr=follower)
+    command = [sys.executable, "-c", program, *common_options()]
+    process = pytester.popen(command, stdin=follower, stdout=subprocess.PIPE, stderr=follower)
     session = start_pytest.adopt(process)
     (child,) = map(int, session.wait_for("hangs"))
 
@@ -1151,7 +1153,7 @@ import pytest
 codes = []
 
 def run():
-    codes.append(pytest.main(["-p", "no:cacheprovider", *sys.argv[1:]]))
+    codes.append(pytest.main(sys.argv[1:]))
 
 for _ in range(2):
     thread = threading.Thread(target=run)
@@ -1308,7 +1310,7 @@ for number in range(ROUNDS):
         os.dup2(null, 2)
         code = 99
         try:
-            code = int(pytest.main(["-p", "no:cacheprovider", "-q"]))
+            code = int(pytest.main(["-q", *sys.argv[1:]]))
         except KeyboardInterrupt:
             code = 98
         finally:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import QUICK
+from testing.harness import common_options
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
-
-#: Without the second that Hypothesis takes at the end of an inner session.
-QUICK = ("no:cacheprovider", "no:hypothesispytest")
 
 PASSING = """
 import logging
@@ -121,11 +121,10 @@ def test_a_passing_run_leaves_no_file(
 ) -> None:
     """Not in the directory for temporary files, which it has for itself here, nor where it was started."""
     pytester.makepyfile(PASSING)
-    options = [word for plugin in QUICK for word in ("-p", plugin)]
     before = set(pytester.path.rglob("*"))
 
     # Not run_pytest(): that names a base directory for temporary files.
-    done = pytester.run(sys.executable, "-B", "-m", "pytest", "--faultguard", *options, *args, timeout=60)
+    done = pytester.run(sys.executable, "-B", "-m", "pytest", *common_options(), "--faultguard", *args, timeout=60)
 
     assert done.ret == 0
     assert set(pytester.path.rglob("*")) - before - {pytester.path / "stdout", pytester.path / "stderr"} == set()
@@ -178,7 +177,7 @@ def test_no_warning_beside_threads(
             assert 0
         """
     )
-    plugins = [word for plugin in ("recorder", *QUICK) for word in ("-p", plugin)]
+    plugins = common_options(("recorder", *QUICK))
 
     done = pytester.run(
         sys.executable, *options, "-m", "pytest", *plugins, "--faultguard", *options[-2:], *xdist_args, timeout=60
