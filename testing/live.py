@@ -80,6 +80,16 @@ def look_at(pid: int) -> Seen | None:
     return None if state in "ZX" else Seen(pid, state, int(ppid), int(pgid))
 
 
+def descendants(pid: int) -> set[int]:
+    """The processes below one, at any depth."""
+    seen = [look_at(int(name)) for name in os.listdir("/proc") if name.isdigit()]
+    found, parents = set[int](), {pid}
+    while parents:
+        parents = {one.pid for one in seen if one is not None and one.ppid in parents}
+        found |= parents
+    return found
+
+
 def has_ended(pid: int, within: float = WAIT_SECONDS) -> bool:
     """Wait for the end of any process, not only of a child of ours."""
     try:

@@ -20,6 +20,7 @@ from testing.harness import RunPytest
 from testing.harness import common_options
 from testing.live import Live
 from testing.live import StartPytest
+from testing.live import descendants
 from testing.live import has_ended
 from testing.live import look_at
 from testing.live import wait_until
@@ -543,6 +544,23 @@ def test_after():
 """
 
 
+#: By who lives below pytest besides the child and what that has started: nobody, a fork server and the copy of it that
+#: serves, or an interpreter that waits to be the child of a later test. With the options, and how many live in all.
+BELOW = {
+    "fork": ((), 2),
+    "spawn": (("--faultguard-start=spawn",), 2),
+    "forkserver": (("--faultguard-start=forkserver",), 4),
+    "spawn-session": (("--faultguard", "--faultguard-start=spawn", "--faultguard-scope=session"), 2),
+    "forkserver-session": (("--faultguard", "--faultguard-start=forkserver", "--faultguard-scope=session"), 4),
+    "early": (("--faultguard", "--faultguard-start=spawn"), 3),
+}
+
+
+def terminated(below: str) -> str:
+    """The module for such a session."""
+    return TERMINATED.replace("grace=600", 'grace=600, start="fork"') if below == "early" else TERMINATED
+
+
 def terminate(session: Live, number: int) -> tuple[int, int]:
     """Wait for the test to hang, and send pytest a signal; the pids of the child and of what it has started."""
     child, leaked = map(int, session.wait_for("hangs"))
@@ -550,18 +568,37 @@ def terminate(session: Live, number: int) -> tuple[int, int]:
     return child, leaked
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("below", "number"),
+    [
+        ("fork", signal.SIGTERM),
+        ("fork", signal.SIGHUP),
+        ("fork", signal.SIGQUIT),
+        ("spawn", signal.SIGTERM),
+        ("forkserver", signal.SIGHUP),
+        ("spawn-session", signal.SIGQUIT),
+        ("forkserver-session", signal.SIGTERM),
+        ("early", signal.SIGTERM),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.name,
+)
 def test_signal_with_its_default_disposition_sweeps_and_then_ends_pytest(
-    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+    pytester: pytest.Pytester, start_pytest: StartPytest, below: str, number: signal.Signals
 ) -> None:
     """Pytest dies of that very signal, and at once: the grace is for tests that are too late."""
-    pytester.makepyfile(TERMINATED)
-    session = start_pytest()
+    pytester.makepyfile(terminated(below))
+    options, count = BELOW[below]
+    session = start_pytest(*options)
+    pids = list(map(int, session.wait_for("hangs")))
+    others = descendants(session.pid).difference(pids)
+    assert len(others) == count - 2
 
-    pids = terminate(session, number)
+    session.send(number)
 
     assert session.end(SLACK_SECONDS) == -number
     assert [look_at(pid) for pid in pids] == [None, None]
+    # The kernel ends these with pytest.
+    assert all(has_ended(pid, SLACK_SECONDS) for pid in others)
 
 
 PYTHON_FUNCTION = """
@@ -833,20 +870,64 @@ def test_hook_that_raises_orphans_no_child(pytester: pytest.Pytester, start_pyte
     assert [look_at(pid) for pid in (child, leaked)] == [None, None]
 
 
+@pytest.mark.parametrize(
+    ("below", "xdist"),
+    [
+        ("fork", False),
+        ("fork", True),
+        ("spawn", False),
+        ("forkserver", True),
+        ("forkserver-session", False),
+        ("spawn-session", True),
+        ("early", False),
+    ],
+)
 def test_child_dies_with_pytest(
-    pytester: pytest.Pytester, start_pytest: StartPytest, xdist_args: tuple[str, ...], allow_leftovers: list[str]
+    pytester: pytest.Pytester, start_pytest: StartPytest, allow_leftovers: list[str], below: str, xdist: bool
 ) -> None:
     """After SIGKILL, of which pytest hears nothing; what the child had started is a documented limit."""
     allow_leftovers.append("sleep 1001")
-    pytester.makepyfile(TERMINATED)
-    session = start_pytest(*xdist_args)
-    child, _ = map(int, session.wait_for("hangs"))
+    pytester.makepyfile(terminated(below))
+    options, count = BELOW[below]
+    session = start_pytest(*options, *(["-n2"] if xdist else []))
+    child, leaked = map(int, session.wait_for("hangs"))
     seen = look_at(child)
     assert seen is not None
-    assert seen.ppid == session.pid or xdist_args
+    assert seen.ppid == session.pid or xdist
+    found = descendants(seen.ppid)
+    assert {child, leaked} <= found
+    assert len(found) == count
 
     os.kill(seen.ppid, signal.SIGKILL)
 
+    assert all(has_ended(pid, SLACK_SECONDS) for pid in found - {leaked})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize("below", ["spawn", "forkserver", "early"])
+def test_signal_while_a_child_begins(
+    pytester: pytest.Pytester, start_pytest: StartPytest, below: str, number: signal.Signals
+) -> None:
+    """An interpreter that imports a slow conftest file is nobody's child yet, and ends with pytest all the same."""
+    pytester.makeconftest(
+        """
+        import os
+        from say import say, wait
+
+        if "PYTEST_FAULTGUARD" in os.environ:
+            say("begins", os.getpid())
+            wait()
+        """
+    )
+    pytester.makepyfile("import pytest\n@pytest.mark.faultguard(grace=0.2)\ndef test_it(): pass\n")
+    session = start_pytest(*BELOW[below][0])
+    (child,) = map(int, session.wait_for("begins"))
+    wait_until_asleep(session.pid)
+
+    session.send(number)
+
+    expected = pytest.ExitCode.INTERRUPTED if number == signal.SIGINT else -number
+    assert session.end(SLACK_SECONDS) == expected
     assert has_ended(child, SLACK_SECONDS)
 
 
@@ -877,9 +958,12 @@ def runs(*pids: int) -> bool:
     return all((seen := look_at(pid)) is not None and seen.state != "T" for pid in pids)
 
 
-@pytest.mark.parametrize("former", ["default", "python_function"])
+@pytest.mark.parametrize(
+    ("former", "below"),
+    [("default", "fork"), ("python_function", "fork"), ("default", "spawn-session"), ("default", "forkserver")],
+)
 def test_child_stops_and_goes_on_with_pytest(
-    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, former: str
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, former: str, below: str
 ) -> None:
     """With all that it has started, as often as one likes; and its clock, too, stands still."""
     if former == "python_function":
@@ -916,7 +1000,7 @@ def test_child_stops_and_goes_on_with_pytest(
             wait()
         """
     )
-    session = start_pytest()
+    session = start_pytest(*BELOW[below][0])
     pids = [session.pid, *map(int, session.wait_for("waits"))]
 
     for pause in (0.0, 3.5):

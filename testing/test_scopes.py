@@ -9,7 +9,9 @@ import pytest
 from testing.harness import Recorder
 from testing.harness import RunPytest
 from testing.live import StartPytest
+from testing.live import descendants
 from testing.live import has_ended
+from testing.live import wait_until_asleep
 
 SCOPES = ["function", "class", "module", "package", "session"]
 
@@ -422,23 +424,28 @@ def test_unguarded():
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(("start", "others"), [("fork", 0), ("forkserver", 2), ("spawn", 0)])
 def test_child_that_waits_leaves_nothing_behind_pytest(
-    pytester: pytest.Pytester, start_pytest: StartPytest, number: signal.Signals
+    pytester: pytest.Pytester, start_pytest: StartPytest, start: str, others: int, number: signal.Signals
 ) -> None:
     """While pytest itself runs a test: Ctrl-C tears its fixtures down; else its whole group ends with pytest."""
     pytester.makepyfile(IDLE)
-    session = start_pytest()
+    session = start_pytest(f"--faultguard-start={start}")
     pid, inner = map(int, session.wait_for("wide"))
     session.wait_for("unguarded")
+    # That it has told all does not mean that it waits already.
+    wait_until_asleep(pid)
+    found = descendants(session.pid)
+    assert {pid, inner} <= found
+    assert len(found) == 2 + others
 
     session.send(number)
     if number == signal.SIGINT:
         session.wait_for("down")
     session.end()
 
-    assert has_ended(pid)
-    assert has_ended(inner)
+    assert [one for one in found if not has_ended(one)] == []
 
 
 def test_order_given_ahead_is_void_after_a_failure(

@@ -720,14 +720,23 @@ def told_status(session: Live, nodeid: str, within: float = 30.0) -> str:
     return session.wait_for_output(header + r"(?:.+\n)+\n?", within)[0]
 
 
-@pytest.mark.parametrize("capture", ["fd", "no"])
+@pytest.mark.parametrize(
+    ("capture", "start", "scope"),
+    [
+        ("fd", "fork", "function"),
+        ("no", "fork", "session"),
+        ("fd", "spawn", "session"),
+        ("no", "forkserver", "function"),
+        ("no", "spawn", "function"),
+    ],
+)
 @pytest.mark.usefixtures("programs")
 def test_status_of_a_guarded_test(
-    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, capture: str
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, capture: str, start: str, scope: str
 ) -> None:
     """At once, on the real terminal: node id, seconds and stacks; as often as one asks; and the test goes on."""
     (pytester.path / "test_it.py").write_text(STATUS)
-    session = start_pytest(f"--capture={capture}")
+    session = start_pytest(f"--capture={capture}", f"--faultguard-start={start}", f"--faultguard-scope={scope}")
     (child,) = session.wait_for("waits")
 
     for number in (1, 2, 3):
