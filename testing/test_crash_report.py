@@ -838,15 +838,26 @@ def dead_pipe():
 ELSEWHERE = {"enabled_again_elsewhere", "disabled", "handler_taken"}
 
 
-@pytest.mark.parametrize("args", [(), ("-p", "no:faulthandler")], ids=["default", "no_faulthandler"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("-n2",),
+        ("-p", "no:faulthandler"),
+        ("-p", "no:faulthandler", "-n2"),
+        ("-p", "no:faulthandler", "-n2", "--faultguard-start=spawn"),
+        ("--faultguard-start=forkserver",),
+    ],
+    ids=" ".join,
+)
 def test_the_dump_does_not_depend_on_stderr_nor_on_pytests_plugin(
-    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, xdist_args: tuple[str, ...], args: tuple[str]
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, args: tuple[str, ...]
 ) -> None:
     """Whatever the test does to its descriptors, to its stack and to faulthandler; a dump that is missing is a gap."""
     tests = [f"def test_{name}():\n    {code}\n    lib.null_write()" for name, code in DUMPED.items()]
     pytester.makepyfile("\n\n".join([DUMPING, *tests]))
 
-    run_pytest(*xdist_args, *args)
+    run_pytest(*args)
 
     for name in DUMPED:
         report = failed(recorder, f"::test_{name}")
@@ -859,7 +870,7 @@ def test_the_dump_does_not_depend_on_stderr_nor_on_pytests_plugin(
             continue
         assert GAPS not in shown, name
         current = crash.stacks[0]
-        assert (current.current, len(crash.stacks) == 1 or bool(xdist_args)) == (True, True), name
+        assert (current.current, len(crash.stacks) == 1 or "-n2" in args) == (True, True), name
         assert current.frames[0].function == ("again" if name == "stack_overflow" else f"test_{name}"), name
         assert re.search(r"^> +(lib\.null_write|again)\(\)$", report.longrepr, re.MULTILINE), name
         assert DUMP in shown, name

@@ -345,7 +345,10 @@ def test_late_teardown_is_one_more_of_the_last_test(
     assert "the last words" in late.section("Captured stdout teardown")
 
 
-def test_deadline_is_each_tests_own(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_deadline_is_each_tests_own(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start: str
+) -> None:
     """Together they take longer than each may."""
     pytester.makepyfile(
         """
@@ -358,7 +361,7 @@ def test_deadline_is_each_tests_own(pytester: pytest.Pytester, run_pytest: RunPy
         """
     )
 
-    run_pytest().assert_outcomes(passed=4, failed=1)
+    run_pytest(f"--faultguard-start={start}").assert_outcomes(passed=4, failed=1)
 
     assert (recorder.report("test_it[3]").message or "").startswith("timeout of 0.6 s passed in call")
 

@@ -479,14 +479,24 @@ def slow_sections(report: Report) -> list[tuple[str, str]]:
     return [(title, text) for title, text in report.sections if title.startswith("stacks in ")]
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("-n2",),
+        ("--faultguard-start=spawn", "--faultguard-scope=module"),
+        ("-n2", "--faultguard-start=forkserver"),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.usefixtures("programs", "start_pytest")
 def test_slow_test_tells_again_and_again_where_it_is(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
     """In its report, with the second and the stacks; whether it passes, fails or hangs, in setup, call and teardown."""
     (pytester.path / "test_it.py").write_text(SLOW)
 
-    run_pytest(*xdist_args)
+    run_pytest(*args)
 
     for name in ("test_passes", "test_fails"):
         for phase in ("setup", "call", "teardown"):
@@ -596,9 +606,20 @@ def dumps(text: str) -> list[str]:
     return re.findall(r"Timeout \(.*\)!\n(?:(?:Current t|T)hread .*\n(?:  .*\n)*\n?)+", text)
 
 
-@pytest.mark.parametrize("capture", ["fd", "no"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--capture=fd",),
+        ("--capture=no",),
+        ("--capture=fd", "-n2"),
+        ("--capture=no", "-n2"),
+        ("--capture=no", "--faultguard-start=spawn", "--faultguard-scope=session"),
+        ("--capture=fd", "--faultguard-start=forkserver"),
+    ],
+    ids=" ".join,
+)
 def test_timeout_of_pytest_dumps_the_child(
-    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, xdist_args: tuple[str, ...], capture: str
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
     """At once and on the terminal, as without us, and in the report; never the process that waits for it."""
     pytester.makeini("[pytest]\nfaulthandler_timeout = 0.4\n")
@@ -607,7 +628,7 @@ def test_timeout_of_pytest_dumps_the_child(
         .replace("def slow():", "def slow():\n    say('slow')")
         .replace("import time", "import time\nfrom say import say")
     )
-    session = start_pytest(*xdist_args, f"--capture={capture}")
+    session = start_pytest(*args)
     session.wait_for("slow")
 
     session.wait_for_output(r"Timeout \(")
@@ -645,8 +666,18 @@ def test_unguarded():
     assert " in slow_unguarded\n" in unguarded
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("-n2",),
+        ("--faultguard-start=spawn",),
+        ("-n2", "--faultguard-start=forkserver", "--faultguard-scope=session"),
+    ],
+    ids=" ".join,
+)
 def test_timeout_of_pytest_that_exits_ends_the_child_alone(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
     """The test fails as one that hangs, and says what has ended it; the session goes on."""
     if int(pytest.__version__.partition(".")[0]) < 9:
@@ -654,7 +685,7 @@ def test_timeout_of_pytest_that_exits_ends_the_child_alone(
     pytester.makeini("[pytest]\nfaulthandler_timeout = 0.4\nfaulthandler_exit_on_timeout = true\n")
     pytester.makepyfile(FAULTHANDLER.format(seconds=600))
 
-    run_pytest(*xdist_args)
+    run_pytest(*args)
 
     assert recorder.outcomes() == {
         "test_guarded": ["setup passed", "call failed", "teardown passed"],
