@@ -266,7 +266,8 @@ def test_after():
 
 def normalized(output: str) -> str:
     """The output of a session without what differs between two of them."""
-    return re.sub(r"in \d+\.\d\ds|=+(?= .* in \d+\.\d\ds)|=+$|/runpytest-\d+", "", output, flags=re.MULTILINE)
+    differs = r"in \d+\.\d\ds|=+(?= .* in \d+\.\d\ds)|=+$|/runpytest-\d+|(?<=gw)\d"
+    return re.sub(differs, "", output, flags=re.MULTILINE)
 
 
 def wait_until_busy(pid: int) -> None:
@@ -1171,12 +1172,33 @@ def test_after():
 """
 
 
+#: For those below.
+SESSION, SPAWN, SERVER = "--faultguard-scope=session", "--faultguard-start=spawn", "--faultguard-start=forkserver"
+#: All tests in one worker, for whatever the other one logs comes when it comes.
+N2 = ("-n2", "--dist=loadfile")
+
+
 @pytest.mark.parametrize(
-    ("expression", "phase"),
+    ("expression", "phase", "options"),
     [
-        *product(["interrupt", "exit", "base_exception"], ["setup", "call", "teardown"]),
-        *product(["interrupt_with_words", "exit_with_status", "system_exit"], ["call"]),
+        *product(["interrupt", "exit", "base_exception"], ["setup", "call", "teardown"], [()]),
+        *product(["interrupt_with_words", "exit_with_status", "system_exit"], ["call"], [()]),
+        ("interrupt", "setup", (SERVER,)),
+        ("interrupt", "call", (SESSION,)),
+        ("interrupt", "call", (*N2, SERVER)),
+        ("interrupt", "teardown", (SESSION, SPAWN)),
+        ("interrupt_with_words", "call", (SPAWN,)),
+        ("exit", "setup", (SESSION, SPAWN)),
+        ("exit", "call", (*N2, SESSION, SPAWN)),
+        ("exit", "teardown", (SESSION, SERVER)),
+        ("exit_with_status", "call", (SESSION, SERVER)),
+        ("system_exit", "call", (SESSION, SPAWN)),
+        ("system_exit", "call", N2),
+        ("base_exception", "setup", (SESSION,)),
+        ("base_exception", "call", (SERVER,)),
+        ("base_exception", "teardown", (SPAWN,)),
     ],
+    ids=lambda one: one if isinstance(one, str) else " ".join(one),
 )
 def test_what_a_test_raises_to_end_the_session_does_so_as_without_us(
     pytester: pytest.Pytester,
@@ -1185,6 +1207,7 @@ def test_what_a_test_raises_to_end_the_session_does_so_as_without_us(
     monkeypatch: pytest.MonkeyPatch,
     expression: str,
     phase: str,
+    options: tuple[str, ...],
 ) -> None:
     """The same output, exit status and reports; and what the child had set up is torn down first."""
     monkeypatch.setenv("EXPRESSION", expression)
@@ -1193,7 +1216,7 @@ def test_what_a_test_raises_to_end_the_session_does_so_as_without_us(
     told = []
     for args in (("--no-faultguard",), ()):
         monkeypatch.setenv("PLAIN", "".join(args))
-        session = start_pytest(*args)
+        session = start_pytest(*options, *args)
         status = session.end()
         fixtures = [name for name in ("narrow", "wide") if session.has_said(name)]
         for name in fixtures:
