@@ -160,15 +160,38 @@ def _start_quickly(run_pytest: RunPytest, monkeypatch: pytest.MonkeyPatch) -> No
 # No worker is lost, whatever distributes the tests.
 
 
-@pytest.mark.parametrize("dist", ["load", "loadscope", "loadfile", "loadgroup", "worksteal", "each", "no"])
+@pytest.mark.parametrize(
+    ("dist", "start", "scope"),
+    [
+        *(
+            (dist, "fork", "function")
+            for dist in ("load", "loadscope", "loadfile", "loadgroup", "worksteal", "each", "no")
+        ),
+        ("load", "forkserver", "session"),
+        ("loadscope", "spawn", "session"),
+        ("loadfile", "fork", "session"),
+        ("loadgroup", "spawn", "session"),
+        ("loadgroup", "forkserver", "function"),
+        ("worksteal", "forkserver", "session"),
+        ("worksteal", "fork", "session"),
+        ("each", "fork", "session"),
+    ],
+)
 def test_crashes_cost_no_worker(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, programs: Path, dist: str
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    programs: Path,
+    dist: str,
+    start: str,
+    scope: str,
 ) -> None:
     """Every test has its outcome, from two workers that are the same two processes at the end as at the start."""
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_first=MIXED, test_second=MIXED)
+    options = [f"--faultguard-start={start}", f"--faultguard-scope={scope}", "--faultguard-confirm=off"]
 
-    result = run_pytest("-n2", f"--dist={dist}")
+    result = run_pytest("-n2", f"--dist={dist}", *options)
 
     reports = recorder.reports()
     workers = sorted({str(report.worker) for report in reports})
