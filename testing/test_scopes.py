@@ -13,6 +13,7 @@ from testing.live import descendants
 from testing.live import has_ended
 from testing.live import wait_until_asleep
 
+PASSED = ["setup passed", "call passed", "teardown passed"]
 SCOPES = ["function", "class", "module", "package", "session"]
 
 #: Which process ran each test, in a file that all of them append to.
@@ -314,25 +315,20 @@ def test_unguarded(): pass
 """
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("ctypes.string_at(0)", "SIGSEGV (segmentation fault) in teardown after "),
-        ("os._exit(3)", "exit code 3 in teardown after "),
-        ("raise ValueError('too late')", "ValueError: too late"),
-        ("import time; time.sleep(60)", "timeout of 0.5 s passed in teardown, ended by "),
-    ],
-    ids=["segfault", "exit", "error", "hang"],
-)
+LATE_WAYS = {
+    "segfault": ("ctypes.string_at(0)", "SIGSEGV (segmentation fault) in teardown after "),
+    "exit": ("os._exit(3)", "exit code 3 in teardown after "),
+    "error": ("raise ValueError('too late')", "ValueError: too late"),
+    "hang": ("import time; time.sleep(60)", "timeout of 0.5 s passed in teardown, ended by "),
+}
+
+
+@pytest.mark.parametrize("way", LATE_WAYS)
 def test_late_teardown_is_one_more_of_the_last_test(
-    pytester: pytest.Pytester,
-    run_pytest: RunPytest,
-    recorder: Recorder,
-    xdist_args: tuple[str, ...],
-    how: str,
-    message: str,
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...], way: str
 ) -> None:
     """The end of a scope has a bound of its own, and what goes wrong there is told with its output."""
+    how, message = LATE_WAYS[way]
     pytester.makepyfile(LATE.format(how=how))
     distribution = ["--dist=loadfile"] if xdist_args else []
 
@@ -343,6 +339,42 @@ def test_late_teardown_is_one_more_of_the_last_test(
     late = recorder.reports("test_last", when="teardown")[-1]
     assert (late.message or "").startswith(message)
     assert "the last words" in late.section("Captured stdout teardown")
+
+
+@pytest.mark.parametrize(
+    ("way", "start", "xdist"),
+    [
+        ("segfault", "fork", False),
+        ("segfault", "spawn", True),
+        ("exit", "forkserver", False),
+        ("exit", "fork", True),
+        ("error", "fork", False),
+        ("error", "forkserver", True),
+        ("error", "spawn", False),
+        ("hang", "fork", True),
+        ("hang", "forkserver", True),
+        ("hang", "spawn", False),
+    ],
+)
+def test_late_teardown_before_the_next_module_is_not_of_that(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, way: str, start: str, xdist: bool
+) -> None:
+    """Where a test that is not guarded ran between the two, in a child that both modules share."""
+    how, message = LATE_WAYS[way]
+    late = LATE.format(how=how).replace('scope="module")\ndef test', 'scope="session")\ndef test')
+    following = "import pytest\n@pytest.mark.faultguard(scope='session')\ndef test_next(): pass\n"
+    pytester.makepyfile(test_late=late, test_next=following)
+    # One worker that has all of them, in their order.
+    distribution = ["-n1"] if xdist else []
+
+    run_pytest("-ofaultguard_end_timeout=0.5", f"--faultguard-start={start}", *distribution)
+
+    told = recorder.outcomes()
+    assert told["test_last"] == ["setup passed", "call passed", "teardown passed", "teardown failed"]
+    assert [told[name] for name in ("test_first", "test_unguarded", "test_next")] == [PASSED] * 3
+    report = recorder.reports("test_last", when="teardown")[-1]
+    assert (report.message or "").startswith(message)
+    assert "the last words" in report.section("Captured stdout teardown")
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
