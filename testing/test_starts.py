@@ -623,6 +623,25 @@ def test_a_crash_at_interpreter_exit(
     result.stdout.fnmatch_lines(["*ERROR at teardown of test_last*", f"E * {told}"])
 
 
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_a_hang_at_interpreter_exit(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str
+) -> None:
+    """It has a bound, of five seconds at least, and is told as one more report of the last test; the session goes on."""
+    pytester.makepyfile(
+        test_it="import atexit, time\ndef test_first(): pass\ndef test_last():\n    atexit.register(time.sleep, 60)\n",
+        test_next="import pytest\n@pytest.mark.faultguard(start='fork')\ndef test_next(): pass\n",
+    )
+
+    result = run_pytest(*options("spawn", scope), "-ofaultguard_end_timeout=0.5")
+
+    result.assert_outcomes(passed=3, errors=1)
+    (late,) = (report for report in recorder.reports() if report.outcome == "failed")
+    assert late.nodeid == "test_it.py::test_last"
+    assert (late.message or "").startswith("timeout of 5 s passed at interpreter exit, ended by ")
+    assert late.crash["ending"]["kind"] == "Overdue"
+
+
 def test_handlers_of_atexit_run_in_a_fresh_interpreter_only(
     pytester: pytest.Pytester, run_pytest: RunPytest, start: str
 ) -> None:
