@@ -54,11 +54,16 @@ import pytest
 from programs import lib
 
 
+def note(word):
+    with open("noted", "a") as file:
+        print(word, os.getpid(), file=file)
+
+
 @pytest.fixture(scope="module")
 def wide():
-    print("set up in", os.getpid())
+    note("up")
     yield os.getpid()
-    assert os.getpid() != os.getppid()
+    note("down")
 
 
 def test_passes(wide):
@@ -152,6 +157,13 @@ def test_a_suite_ends_the_same(
         0,
         1,
     ]
+    noted = [line.split() for line in (pytester.path / "noted").read_text().splitlines()]
+    ups, downs = ([pid for word, pid in noted if word == wanted] for wanted in ("up", "down"))
+    # Once in each child, and torn down there, unless that has died.
+    assert len(ups) == len(set(ups))
+    assert len(downs) == len(set(downs) & set(ups))
+    if scope == "function":
+        assert (len(ups), len(downs)) == (3, 2)
 
 
 @pytest.mark.parametrize("capture", ["fd", "sys", "tee-sys", "no"])
@@ -303,11 +315,15 @@ def test_conftest_files_begin_and_end_in_it(pytester: pytest.Pytester, run_pytes
     assert list(by_pid.values()) == [["configure", "start", "finish", "unconfigure"]] * 2
 
 
-def test_no_report_of_its_own(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+@pytest.mark.parametrize(
+    ("clean", "scope"), [("spawn", "function"), ("forkserver", "function"), ("spawn", "session")], indirect=["clean"]
+)
+def test_no_report_of_its_own(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str) -> None:
     """Files that a session writes are written by pytest's own process, with what happened in the children in it."""
     pytester.makepyfile(
         """
         import logging
+        import os
 
         def test_one(record_testsuite_property, record_xml_attribute):
             record_testsuite_property("key", "value")
@@ -316,7 +332,9 @@ def test_no_report_of_its_own(pytester: pytest.Pytester, run_pytest: RunPytest, 
 
         def test_two(cache):
             cache.set("kept/by", "the test")
-            assert 0
+            # With a child for each test, the first one's has ended by now, as a session does.
+            assert not os.path.exists("junit.xml")
+            assert not "as it should"
         """
     )
 
@@ -324,17 +342,41 @@ def test_no_report_of_its_own(pytester: pytest.Pytester, run_pytest: RunPytest, 
         ("--junitxml=junit.xml", "-ojunit_family=xunit1", "--log-file=log.txt"),
         ("no:hypothesispytest",),
     )
+    report = pytester.path / "junit.xml"
     for _ in range(2):
-        run_pytest(*options(clean), *files, "--lf", plugins=with_cache)
+        run_pytest(*options(clean, scope), *files, "--lf", plugins=with_cache)
+        report.unlink()
 
     cached = {path.name: path.read_text() for path in (pytester.path / ".pytest_cache").rglob("*") if path.is_file()}
     assert '"the test"' in cached["by"]
     assert list(eval(cached["lastfailed"].replace("true", "True"))) == ["test_no_report_of_its_own.py::test_two"]
-    run_pytest(*options(clean), *files, plugins=with_cache).assert_outcomes(passed=1, failed=1)
-    xml = (pytester.path / "junit.xml").read_text()
+    run_pytest(*options(clean, scope), *files, plugins=with_cache).assert_outcomes(passed=1, failed=1)
+    xml = report.read_text()
+    assert "as it should" in xml
     assert '<property name="key" value="value"' in xml
     assert 'kind="special"' in xml
     assert (pytester.path / "log.txt").read_text().count("for the file") == 1
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_a_fresh_interpreter_imports_what_it_needs(
+    pytester: pytest.Pytester, run_pytest: RunPytest, scope: str
+) -> None:
+    """The modules of the tests that it was given, and none besides."""
+    module = """
+        import os
+        with open("imports", "a") as file: print(os.getpid(), __name__, file=file)
+        def test_a(): pass
+        """
+    pytester.makepyfile(test_one=module, test_two=module)
+
+    run_pytest(*options("spawn", scope)).assert_outcomes(passed=2)
+
+    by_pid: dict[str, list[str]] = {}
+    for line in (pytester.path / "imports").read_text().splitlines():
+        pid, name = line.split()
+        by_pid.setdefault(pid, []).append(name)
+    assert list(by_pid.values()) == [["test_one", "test_two"], ["test_one"], ["test_two"]]
 
 
 @pytest.mark.parametrize("scope", ["function", "session"])
