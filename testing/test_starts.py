@@ -895,3 +895,40 @@ def test_a_child_starts_none_itself(pytester: pytest.Pytester, run_pytest: RunPy
     )
 
     run_pytest(*options(start, scope)).assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize(("start", "count"), [("fork", 30), ("forkserver", 30), ("spawn", 10)])
+def test_no_child_costs_pytest_anything_for_good(
+    pytester: pytest.Pytester, run_pytest: RunPytest, start: str, count: int
+) -> None:
+    """Neither a descriptor nor a mapping of shared memory, whether its test passes, fails or crashes."""
+    pytester.makeconftest(
+        """
+        import os
+
+        def pytest_runtest_logfinish():
+            with open("/proc/self/maps") as maps:
+                mapped = sum("memfd" in line for line in maps)
+            with open("counted", "a") as file:
+                print(len(os.listdir("/proc/self/fd")), mapped, file=file)
+        """
+    )
+    pytester.makepyfile(
+        f"""
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("number", range({count}))
+        def test_it(number, faultguard_data):
+            faultguard_data["number"] = number
+            assert number % 5 != 1
+            if number % 5 == 3:
+                os.abort()
+        """
+    )
+
+    run_pytest(*options(start, "function"), "--tb=no").assert_outcomes(passed=count * 3 // 5, failed=count * 2 // 5)
+
+    counted = (pytester.path / "counted").read_text().splitlines()
+    assert len(counted) == count
+    assert len(set(counted[4:])) == 1
