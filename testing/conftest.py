@@ -24,6 +24,7 @@ from testing.harness import SESSION_SECONDS
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
+from testing.harness import starts_clean
 from testing.live import StartPytest
 from testing.live import starting
 
@@ -54,6 +55,13 @@ _OUTER_VARIABLES = (
     "FORCE_COLOR",
     "NO_COLOR",
 )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what is so of forks only, where inner sessions do not fork."""
+    mark = item.get_closest_marker("forked_only")
+    if mark is not None and starts_clean():
+        pytest.skip(f"forked children only: {mark.args[0]}")
 
 
 @pytest.fixture(autouse=True, scope="session")

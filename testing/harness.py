@@ -27,6 +27,11 @@ def common_options(plugins: Sequence[str] = QUICK) -> list[str]:
     return [*(word for plugin in plugins for word in ("-p", plugin)), *shlex.split(os.environ.get(EVERYWHERE, ""))]
 
 
+def starts_clean() -> bool:
+    """Whether inner sessions are told to start their children as no forks of pytest's own process."""
+    return any(f"--faultguard-start={start}" in common_options() for start in ("forkserver", "spawn"))
+
+
 @dataclass(frozen=True)
 class RunPytest:
     """Runs an inner session in `pytester.path`, as a user's shell would: in a process of its own."""

@@ -18,6 +18,7 @@ from testing.harness import Recorder
 from testing.harness import Report
 from testing.harness import RunPytest
 from testing.harness import common_options
+from testing.harness import starts_clean
 from testing.live import Live
 from testing.live import StartPytest
 from testing.live import descendants
@@ -160,6 +161,7 @@ def test_leaked_process_of_a_test_that_did_not_crash_is_told_on_the_terminal(
     quiet.no_fnmatch_line("[0-9]* sleep 1001")
 
 
+@pytest.mark.forked_only("the service is inherited")
 def test_process_of_one_test_is_not_blamed_on_another(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
 ) -> None:
@@ -281,15 +283,26 @@ def user_ticks(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
-@pytest.mark.parametrize("phase", ["setup", "call", "teardown"])
+@pytest.mark.parametrize(
+    ("phase", "options"),
+    [
+        ("setup", ()),
+        ("call", ()),
+        ("teardown", ()),
+        ("setup", ("--faultguard-start=forkserver", "--faultguard-scope=session")),
+        ("call", ("--faultguard-start=spawn",)),
+        ("teardown", ("--faultguard-start=spawn", "--faultguard-scope=session")),
+    ],
+    ids=lambda one: one if isinstance(one, str) else " ".join(one),
+)
 def test_interrupt_ends_the_session_as_without_us(
-    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, phase: str
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder, phase: str, options: tuple[str, ...]
 ) -> None:
     """The same output, reports and exit status; each fixture torn down where it was set up, the child's before."""
     pytester.makepyfile(HANGS)
     told = {}
     for args in (("--no-faultguard",), ()):
-        session = start_pytest("-k", f"before or after or {phase}", *args)
+        session = start_pytest("-k", f"before or after or {phase}", *options, *args)
         child, leaked = map(int, session.wait_for("hangs"))
         # The line that is interrupted is told: it must be the same one. And pytest is done with the reports before it.
         wait_until_asleep(child)
@@ -300,6 +313,9 @@ def test_interrupt_ends_the_session_as_without_us(
         while session.has_said("ended"):
             ended.append(session.wait_for("ended"))
         expected = [["function", str(child)], ["child", str(child)], ["parent", str(session.pid)]]
+        if not args and (options or starts_clean()):
+            # Nothing is inherited: this child has all fixtures for itself.
+            expected.insert(2, ["parent", str(child)])
         assert ended == expected[phase != "call" :]
         assert not session.has_said("ran on")
         told[args] = (status, normalized(session.output), recorder.outcomes(), recorder.exit_status())
@@ -1052,12 +1068,23 @@ def test_clock_goes_on_where_it_stood(pytester: pytest.Pytester, start_pytest: S
 # What a child is born with.
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("-n2", "--dist=loadfile"),
+        ("--faultguard-start=spawn",),
+        ("--faultguard-start=forkserver", "--faultguard-scope=session"),
+    ],
+    ids=" ".join,
+)
 def test_child_has_the_signals_of_pytest_and_a_group_of_its_own(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
     """Nothing of ours is left in its tables; in pytest's, neither, once a guard has done its work."""
     pytester.makepyfile(
         """
+        import json
         import os
         import signal
         import subprocess
@@ -1068,10 +1095,13 @@ def test_child_has_the_signals_of_pytest_and_a_group_of_its_own(
         NUMBERS = sorted(set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP})
         #: What pytest says its status at, what a child writes its stacks at, and the terminal's.
         OURS = (signal.SIGUSR1, signal.SIGRTMAX - 3, signal.SIGTTIN, signal.SIGTTOU)
-        before = {}
 
         def table():
-            return {number: signal.getsignal(number) for number in NUMBERS}
+            return {str(number): repr(signal.getsignal(number)) for number in NUMBERS}
+
+        def before():
+            with open("before") as file:
+                return json.load(file)
 
         def kernel(*ours):
             with open("/proc/self/status") as status:
@@ -1088,16 +1118,17 @@ def test_child_has_the_signals_of_pytest_and_a_group_of_its_own(
             assert signal.set_wakeup_fd(-1) == -1
 
         def test_2():
-            before.update(table=table(), kernel=kernel(), others=kernel(*OURS))
+            with open("before", "w") as file:
+                json.dump(dict(table=table(), kernel=kernel(), others=kernel(*OURS)), file)
             assert not pytest_faultguard.is_guarded()
             assert "PYTEST_FAULTGUARD" not in os.environ
 
         @pytest.mark.faultguard
         def test_3():
             # A background group that touches the terminal would be stopped.
-            terminal = dict.fromkeys([signal.SIGTTIN, signal.SIGTTOU], signal.SIG_IGN)
-            assert table() == {**before["table"], signal.SIGUSR1: signal.SIG_DFL, **terminal}
-            assert kernel(*OURS) == before["others"]
+            ours = {signal.SIGUSR1: signal.SIG_DFL, signal.SIGTTIN: signal.SIG_IGN, signal.SIGTTOU: signal.SIG_IGN}
+            assert table() == {**before()["table"], **{str(int(number)): repr(one) for number, one in ours.items()}}
+            assert kernel(*OURS) == before()["others"]
 
         @pytest.mark.faultguard
         def test_4():
@@ -1110,13 +1141,13 @@ def test_child_has_the_signals_of_pytest_and_a_group_of_its_own(
             assert subprocess.run([sys.executable, "-c", code]).returncode == 41
 
         def test_5():
-            assert table() == before["table"]
-            assert kernel() == before["kernel"]
+            assert table() == before()["table"]
+            assert kernel() == before()["kernel"]
             assert os.environ.get("PYTEST_FAULTGUARD") is None
         """
     )
 
-    run_pytest(*xdist_args, *(["--dist=loadfile"] if xdist_args else []))
+    run_pytest(*args)
 
     assert [report.nodeid for report in recorder.reports() if report.outcome != "passed"] == []
     assert len(recorder.reports()) == 15
@@ -1349,6 +1380,7 @@ def pytest_runtestloop(session):
 """
 
 
+@pytest.mark.forked_only("hundreds of children, one for each line of ours")
 def test_interrupt_before_any_line_of_ours_orphans_nothing(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     """One guarded test after the other in one session, until no line is left that none was interrupted at."""
     pytester.makeconftest(INTERRUPTED_LINES)
