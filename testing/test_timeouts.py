@@ -519,6 +519,27 @@ def test_slow_test_tells_again_and_again_where_it_is(
     assert recorder.report("test_passes").outcome == recorder.report("test_native").outcome == "passed"
 
 
+def test_nobody_asks_for_stacks_while_an_interpreter_begins(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """However long that takes: there is no test yet whose stacks they would be."""
+    pytester.makeconftest(
+        """
+        import os
+        import signal
+        import time
+
+        asked = []
+        if "PYTEST_FAULTGUARD" in os.environ:
+            signal.signal(signal.SIGRTMAX - 3, lambda *_: asked.append(True))
+            # What is measured: a start that takes longer than the time between two dumps.
+            time.sleep(0.7)
+        """
+    )
+    pytester.makepyfile("import conftest\ndef test_it(): assert conftest.asked == []\n")
+
+    args = ("--faultguard", "--faultguard-start=spawn", "--faultguard-scope=function", "--faultguard-dump-every=0.2")
+    run_pytest(*args).assert_outcomes(passed=1)
+
+
 @pytest.mark.usefixtures("programs", "start_pytest")
 def test_stacks_of_a_slow_test_on_the_terminal(
     pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]

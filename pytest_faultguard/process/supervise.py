@@ -183,6 +183,8 @@ class Watch:
     ) -> None:
         """Start the clocks; they count from the child's start, or from its next order."""
         self._timeout, self._grace, self._dump_every = timeout, grace, dump_every or 0.0
+        # Those of its start may not be those of what it does first.
+        self._timers.clear()
         if timeout:
             self._timers[self._on_deadline] = self._begun_at + timeout
         if self._dump_every:
