@@ -8,6 +8,8 @@ The only package that uses private pytest API; checked on pytest 8.0 to 9.2:
     There, the session's base directory, and the node ids that pytest-xdist has changed.
 ``Config._parser``, its ``optparser`` and that one's ``_option_string_actions``
     Which words of the command line are values of options, to repeat it without the paths. The last is of ``argparse``.
+``LoggingPlugin.log_file_handler``
+    There, with pytest 8.0, which has no ``--log-file-mode`` and would empty the session's log file.
 ``_pytest.runner.runtestprotocol``
     Runs the three phases of an item. The public hook ``pytest_runtest_protocol`` would run us again.
 ``_pytest.runner.check_interactive_exception``

@@ -167,7 +167,7 @@ def _config(letter: Letter) -> pytest.Config:
         worker: Any = config
         worker.workerinput, worker.workeroutput = letter.worker, {}
     inside.begin_clean(config)
-    config._do_configure()
+    _configure(config)
     config.stash[sessions.session_key].lines = lines
     if letter.coverage is not None and not letter.options.get("no_cov", True):
         lines.stand_in(config)
@@ -175,6 +175,21 @@ def _config(letter: Letter) -> pytest.Config:
     if factory is not None and letter.base_temp is not None:
         factory._basetemp = type(config.rootpath)(letter.base_temp)
     return config
+
+
+def _configure(config: Any) -> None:
+    """Have all plugins begin; the session's log file is gone on with, not begun anew."""
+    log_file = hasattr(config.option, "log_file") and (config.option.log_file or config.getini("log_file"))
+    if not log_file or hasattr(config.option, "log_file_mode"):
+        config._do_configure()
+        return
+    # pytest before 8.1 can only begin one.
+    config.option.log_file = os.devnull
+    config._do_configure()
+    config.option.log_file = log_file
+    handler = config.pluginmanager.getplugin("logging-plugin").log_file_handler
+    stream = Path(log_file).open("a", encoding="UTF-8")  # noqa: SIM115 - open as long as the session.
+    handler.setStream(stream).close()
 
 
 class _Loop:
