@@ -241,14 +241,17 @@ class Guard:
         """Whether the child has crashed or left while it waited for an order."""
         return self._watch is None or self._watch.has_ended()
 
-    def give(self, order: Order | None, limits: Limits, *, ahead: Order | None = None) -> Remains | None:
+    def give(
+        self, order: Order | None, limits: Limits, *, ahead: Order | None = None, begun_at: Seconds | None = None
+    ) -> Remains | None:
         """Have the child carry out an order; None where it waits for the next one, else it has ended.
 
-        ``ahead`` is what it may go on with then, at once. No order at all is one that was given ahead.
+        ``ahead`` is what it may go on with then, at once. No order at all is one that was given ahead, and that the child
+        has begun then.
 
         Raises as :meth:`run`.
         """
-        return self._order((order, ahead), limits, has_begun=order is None)
+        return self._order((order, ahead), limits, has_begun=order is None, begun_at=begun_at)
 
     def end(self, limits: Limits, *, interrupted: bool = False) -> Remains:
         """Have the child leave; ``interrupted`` where it does something of which nobody wants to hear any more.
@@ -260,7 +263,13 @@ class Guard:
         return remains
 
     def _order(
-        self, given: Iterable[Order | None], limits: Limits, *, has_begun: bool = False, interrupted: bool = False
+        self,
+        given: Iterable[Order | None],
+        limits: Limits,
+        *,
+        has_begun: bool = False,
+        begun_at: Seconds | None = None,
+        interrupted: bool = False,
     ) -> Remains | None:
         watch, pipes, orders = self._watch, self._pipes, self._orders
         assert watch is not None
@@ -269,7 +278,7 @@ class Guard:
         self.limits = limits
         try:
             with Signals() as signals:
-                watch.begin(has_begun=has_begun)
+                watch.begin(has_begun=has_begun, begun_at=begun_at)
                 self._start_clocks(watch)
                 try:
                     for order in given:
@@ -350,7 +359,7 @@ class Guard:
     def start_clock(self, since: Seconds) -> None:
         """From a message on: the timeout counts, from that instant of the monotonic clock."""
         if self._watch is not None:
-            self._watch.set_timeout(self.limits.timeout, since)
+            self._watch.set_timeout(self.limits.timeout, max(since, self._watch.begun_at))
 
     def stop_clock(self) -> None:
         """From a message on: there is no timeout."""

@@ -398,6 +398,55 @@ def test_deadline_is_each_tests_own(
     assert (recorder.report("test_it[3]").message or "").startswith("timeout of 0.6 s passed in call")
 
 
+#: Busy with the last report of the first test, while the child has gone on with the second.
+BUSY = """
+import time
+
+def pytest_runtest_logreport(report):
+    if report.when == "teardown" and report.nodeid.endswith("::test_1"):
+        time.sleep({seconds})
+"""
+
+
+def test_crash_of_a_child_that_ran_ahead_has_its_true_duration(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """It counts from when the child began the test, not from when pytest came to it."""
+    pytester.makeconftest(BUSY.format(seconds=0.5))
+    pytester.makepyfile(
+        """
+        import ctypes
+        import time
+        def test_1(): pass
+        def test_2():
+            time.sleep(0.3)
+            ctypes.memset(0, 0, 1)
+        """
+    )
+
+    run_pytest("--faultguard").assert_outcomes(passed=1, failed=1)
+
+    assert recorder.report("test_2").duration >= 0.25
+
+
+def test_wait_for_pytest_does_not_count_against_a_child_that_ran_ahead(
+    pytester: pytest.Pytester, run_pytest: RunPytest
+) -> None:
+    """Its setup has said more than fits into the channel while pytest was busy."""
+    pytester.makeconftest(BUSY.format(seconds=1.5))
+    pytester.makepyfile(
+        """
+        import pytest
+        @pytest.fixture
+        def talkative(): print("x" * 300_000)
+        def test_1(): pass
+        def test_2(talkative): pass
+        """
+    )
+
+    run_pytest("--faultguard", "--faultguard-timeout=1").assert_outcomes(passed=2)
+
+
 def test_stop_after_a_failure_stops_the_child_too(
     pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
 ) -> None:

@@ -164,6 +164,8 @@ class Idle:
     unfit: str = ""
     #: Why it should get none, as a health check of the user's says.
     unhealthy: str = ""
+    #: When that was, on the monotonic clock: where it goes on, the begin of the next order.
+    at: float = 0.0
 
 
 @final

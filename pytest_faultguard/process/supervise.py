@@ -124,8 +124,8 @@ class Watch:
     ) -> None:
         self._child = child
         self._exit_bound = exit_bound
-        #: When the child began what it does now.
-        self._begun_at = child.started_at
+        #: When the child began what it does now; later by the time for which its clocks have stood still.
+        self.begun_at = child.started_at
         self._receiver = receiver
         self._channel_fd, self._dump_fd, self._stacks_fd, self._bell_fd = fds
         self._signals: Signals
@@ -186,12 +186,12 @@ class Watch:
         # Those of its start may not be those of what it does first.
         self._timers.clear()
         if timeout:
-            self._timers[self._on_deadline] = self._begun_at + timeout
+            self._timers[self._on_deadline] = self.begun_at + timeout
         if self._dump_every:
-            self._timers[self._on_dump_due] = self._begun_at + self._dump_every
+            self._timers[self._on_dump_due] = self.begun_at + self._dump_every
         self._cpu, self._cpu_end = cpu, (cpu or 0.0) + ((proc.cpu_seconds(self._child.pid) or 0.0) if cpu else 0.0)
         if cpu:
-            self._timers[self._on_cpu_due] = self._begun_at + cpu / _CORES
+            self._timers[self._on_cpu_due] = self.begun_at + cpu / _CORES
         # Understood only where somebody asks.
         kills = _kills().text()
         if self._kills_before is None or not self.has_ended():
@@ -209,9 +209,9 @@ class Watch:
         """Whether the child has crashed or left while it waited for an order."""
         return bool({self._child.pidfd, self._dump_fd} & {fd for fd, _ in self._poll.poll(0)})
 
-    def begin(self, *, has_begun: bool) -> None:
+    def begin(self, *, has_begun: bool, begun_at: Seconds | None = None) -> None:
         """Before an order, or when the child has begun with it: what it left of the last one is not of this one."""
-        self._begun_at = time.monotonic()
+        self.begun_at = time.monotonic() if begun_at is None else begun_at
         self._idle = False
         self._gaps.clear()
         if not has_begun:
@@ -282,6 +282,9 @@ class Watch:
         # A function of its own: CPython looks for signals where a loop jumps back, and that jump is outside of any `try`
         # around the loop (3.11 to 3.13, as `dis` shows), so what a handler raises there would pass by the burial.
         self._read_channel()  # A child that goes on has spoken meanwhile.
+        if self._receiver.is_amid:
+            # It waits for room in the channel, and has done so for nobody knows how long: that was our time, not its own.
+            self._put_off(time.monotonic() - self.begun_at)
         while not self._dead and not self._idle:
             self._turn()
         self._read_channel()
@@ -321,7 +324,7 @@ class Watch:
     @property
     def elapsed(self) -> Seconds:
         """How long the child has been doing what it does now, without the time that it was stopped with pytest."""
-        return time.monotonic() - self._begun_at
+        return time.monotonic() - self.begun_at
 
     def _turn(self) -> None:
         due = min(self._timers.values(), default=None)
@@ -616,8 +619,11 @@ class Watch:
         _signal_group(self._child.pid, signal.SIGSTOP)
         self._signals.pass_on(STOP)
         _signal_group(self._child.pid, signal.SIGCONT)
-        away = time.monotonic() - stopped_at
-        self._begun_at += away
+        self._put_off(time.monotonic() - stopped_at)
+
+    def _put_off(self, away: Seconds) -> None:
+        """The clocks have stood still for so long."""
+        self.begun_at += away
         self._timers = {action: when + away for action, when in self._timers.items()}
 
     # The end.

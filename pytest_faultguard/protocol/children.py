@@ -162,8 +162,9 @@ class Child:
         #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
         self.awaited: int | None = None
         self.ahead: int | None = None
-        #: Whether it goes on with that one by itself.
+        #: Whether it goes on with that one by itself, and since when.
         self.goes_on = False
+        self.went_on_at: Seconds = 0.0
         #: Whether what it does now is the teardown of what several items have shared.
         self.is_ending = False
         #: Whether it is to run no other item.
@@ -234,13 +235,17 @@ class Child:
                 return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
         assert place is not None
         order = self.order(place, nextplace, attempt=attempt)
-        given = None if self.has_begun(place) else order
+        begun_at = self.went_on_at if self.has_begun(place) else None
+        if begun_at is not None:
+            item.phase_started_at = begun_at
         ahead = None if attempt else self._config.stash[children_key].order_ahead(self, place, nextplace)
         self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
         self.trail.append(place)
         self._sweep.end()
         with self._guarding(item):
-            remains = self.guard.give(given, item.settings.limits, ahead=ahead)
+            remains = self.guard.give(
+                order if begun_at is None else None, item.settings.limits, ahead=ahead, begun_at=begun_at
+            )
         if self.is_astray:
             self._sweep.begin()
         return remains

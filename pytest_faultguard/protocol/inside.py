@@ -264,6 +264,7 @@ class Inside:
                     shouldfail=session.shouldfail,
                     unfit=unfit,
                     unhealthy=unhealthy,
+                    at=time.monotonic(),
                 )
             )
 

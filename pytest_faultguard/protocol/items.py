@@ -300,10 +300,10 @@ class GuardedItem:
                 self.stopped = message
             case Finished():
                 self.finished = message
-            case Idle(unfit=unfit, unhealthy=unhealthy, goes_on=goes_on):
+            case Idle(unfit=unfit, unhealthy=unhealthy, goes_on=goes_on, at=at):
                 self.finished = message
                 self.child.is_unfit = self.child.is_unfit or bool(unfit or unhealthy)
-                self.child.goes_on = goes_on
+                self.child.goes_on, self.child.went_on_at = goes_on, min(at, time.monotonic())
                 if unhealthy:
                     told = f"its child was ended: {reporting.clean(unhealthy)}"
                     self._show_own(UnhealthyChildWarning(told))
