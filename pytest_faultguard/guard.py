@@ -276,8 +276,8 @@ class Guard:
         assert pipes is not None
         assert orders is not None
         self.limits = limits
-        try:
-            with Signals() as signals:
+        with Signals() as signals:
+            try:
                 watch.begin(has_begun=has_begun, begun_at=begun_at)
                 self._start_clocks(watch)
                 try:
@@ -292,11 +292,11 @@ class Guard:
                     # Python ignores it, but not where somebody has put the default back.
                     signal.sigtimedwait({signal.SIGPIPE}, 0)
                 watched = watch.run(signals)
-        finally:
-            # Else it lives on, whatever was raised: a signal of pytest's, for example, when the child waited again.
-            if watch.is_buried:
-                self._watch = self._pipes = None
-                pipes.__exit__()
+            finally:
+                # Else it lives on, whatever was raised. In here, no signal comes in between.
+                if watch.is_buried:
+                    self._watch = self._pipes = None
+                    pipes.__exit__()
         return None if watched is None else _remains(watched)
 
     def end_now(self) -> None:

@@ -1325,6 +1325,7 @@ import signal
 import sys
 import pytest
 import pytest_faultguard
+from pytest_faultguard.protocol.children import children_key
 
 FOLDER = os.path.dirname(pytest_faultguard.__file__)
 HOME = os.getpid()
@@ -1351,15 +1352,25 @@ class Interrupter:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
+    if os.getpid() != HOME:
+        return (yield)  # A child that runs several tests calls this hook as well.
     interrupter = Interrupter()
     sys.settrace(interrupter.trace)
     raised = False
+    children = item.config.stash[children_key]
     try:
         yield
+        if item.originalname == "test_shared":
+            # What surrounds the protocol, and the end of the session: of a child that has run a test, and of one that has not.
+            children._end_unneeded(None)
+            children._prepare(item)
+            children.end_all()
     except KeyboardInterrupt:
         raised = True
     finally:
         sys.settrace(None)
+    # As at the end of a session, which an interrupt is.
+    children.end_all(hurry=True)
     try:
         left = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
@@ -1381,10 +1392,22 @@ def pytest_runtestloop(session):
 """
 
 
+def interrupt_before_each_line(pytester: pytest.Pytester, run_pytest: RunPytest, *names: str) -> None:
+    """Run the tests of that name of one module, until no line is left that none was interrupted at."""
+    pytester.makeconftest(INTERRUPTED_LINES)
+
+    result = run_pytest("-q", "--tb=no", "--show-capture=no", "-rN", timeout=240)
+
+    lines = [line.rsplit(maxsplit=2) for line in (pytester.path / "lines").read_text().splitlines()]
+    last = {name.split()[0]: name.split()[1] for name, *_ in lines}
+    assert last == dict.fromkeys(names, "None"), result.stdout.str()
+    assert len(lines) > 500
+    assert [line for line in lines if line[1:] != ["True", "None"] and line[0].split()[1] != "None"] == []
+
+
 @pytest.mark.forked_only("hundreds of children, one for each line of ours")
 def test_interrupt_before_any_line_of_ours_orphans_nothing(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
-    """One guarded test after the other in one session, until no line is left that none was interrupted at."""
-    pytester.makeconftest(INTERRUPTED_LINES)
+    """One guarded test after the other in one session."""
     pytester.makepyfile(
         """
         import os
@@ -1411,13 +1434,42 @@ def test_interrupt_before_any_line_of_ours_orphans_nothing(pytester: pytest.Pyte
         """
     )
 
-    result = run_pytest("-q", "--tb=no", "--show-capture=no", "-rN", timeout=240)
+    interrupt_before_each_line(pytester, run_pytest, "test_pass", "test_leak", "test_crash", "test_hang")
 
-    lines = [line.rsplit(maxsplit=2) for line in (pytester.path / "lines").read_text().splitlines()]
-    last = {name.split()[0]: name.split()[1] for name, *_ in lines}
-    assert last == dict.fromkeys(("test_pass", "test_leak", "test_crash", "test_hang"), "None"), result.stdout.str()
-    assert len(lines) > 500
-    assert [line for line in lines if line[1:] != ["True", "None"] and line[0].split()[1] != "None"] == []
+
+@pytest.mark.forked_only("hundreds of children, one for each line of ours")
+def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
+    pytester: pytest.Pytester, run_pytest: RunPytest
+) -> None:
+    """As above, around a test of a child that outlives it: its fixtures are torn down, whenever that was."""
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+
+        pytestmark = [pytest.mark.faultguard(scope="module"), pytest.mark.parametrize("number", range(3000))]
+
+        def note(word):
+            with open("notes", "ab", buffering=0) as file:
+                file.write(f"{word} {os.getpid()}\\n".encode())
+
+        @pytest.fixture(scope="module")
+        def wide(request):
+            # Twice: it may be one of them that the interrupt ends.
+            request.addfinalizer(lambda: note("down"))
+            request.addfinalizer(lambda: note("down"))
+
+        def test_shared(number, wide):
+            note("ran")
+        """
+    )
+
+    interrupt_before_each_line(pytester, run_pytest, "test_shared")
+
+    notes = set((pytester.path / "notes").read_text().splitlines())
+    ran, down = ({note for note in notes if note.startswith(word)} for word in ("ran", "down"))
+    assert len(ran) > 300
+    assert {note.replace("ran", "down") for note in ran} <= down
 
 
 #: Forks sessions that are warm already, interrupts each at its moment, and looks whether it has left a child.

@@ -45,6 +45,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from contextlib import ExitStack
 from contextlib import contextmanager
 from typing import Any
 from typing import Literal
@@ -138,10 +139,11 @@ def around_tests(session: pytest.Session) -> Generator[None]:
         yield
         hurry = False
     finally:
-        try:
-            children.end_all(hurry=hurry)
-        finally:
-            config.stash[session_key].lines.count()
+        with ExitStack() as stack:
+            stack.callback(config.stash[session_key].lines.count)
+            # Again, for what an interrupt has left that came before a child's end had begun.
+            stack.callback(children.end_all, hurry=True)
+            stack.callback(children.end_all, hurry=hurry)
 
 
 def dress(item: pytest.Item, report: pytest.TestReport) -> pytest.TestReport:

@@ -595,12 +595,11 @@ class Children:
             self._end(child)
 
     def end_all(self, *, hurry: bool = False) -> None:
-        """At the end of the session: end every child, also where one of them raises."""
+        """At the end of the session: end every child, also where one of them raises. May be called again."""
         with ExitStack() as stack:
             stack.callback(self.births.end, hurry=hurry)
             for child in self._living.values():
                 stack.callback(self._end, child, hurry=hurry)
-            self._living = {}
 
     def remove(self, child: Child) -> None:
         """It has ended."""
@@ -619,8 +618,14 @@ class Children:
         return None if key is None else self._living.get(key)
 
     def _end(self, child: Child, *, hurry: bool = False) -> None:
-        self.remove(child)
-        child.end(hurry=hurry)
+        try:
+            if not child.guard.is_buried:
+                child.end(hurry=hurry)
+        finally:
+            # An interrupt may have come before its end had begun: then it is still to be ended.
+            if child.guard.is_buried:
+                self.remove(child)
+                child.close()
 
     def _key(self, item: pytest.Item) -> _Key | None:
         """Which items it shares a child with; None for a child of its own."""
