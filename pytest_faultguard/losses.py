@@ -56,9 +56,8 @@ LOSSES: tuple[Loss, ...] = (
 )
 
 
-def warn(item: pytest.Item) -> None:
-    """Name what is lost with the process of this test; as an error, the warning fails its setup."""
-    used = getattr(item, "fixturenames", ())
+def warn(fixture: str, config: pytest.Config) -> None:
+    """Before that fixture is set up: name what is lost with the process of its test; as an error, that fails the setup."""
     for loss in LOSSES:
-        if loss.fixture in used and loss.keeps(item.config):
+        if loss.fixture == fixture and loss.keeps(config):
             warnings.warn(f"{loss.plugin}: {loss.told}", LostResultsWarning, stacklevel=1)

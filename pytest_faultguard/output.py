@@ -140,11 +140,6 @@ class Output:
             texts[name] = file.read()
         return {name: text for name in ("log", "stdout", "stderr") if (text := texts.get(name, ""))}
 
-    def gaps(self, item: pytest.Item) -> tuple[str, ...]:
-        """Output that nobody but the child had."""
-        names = {"capsys", "capfd", "capsysbinary", "capfdbinary"} & set(getattr(item, "fixturenames", ()))
-        return tuple(f"output: what {name} had captured died with the child" for name in sorted(names))
-
     def pass_on(self, texts: dict[str, str]) -> None:
         """Write what a child that ended well had written after its last report: to where it goes without a guard."""
         if self._config.getoption("capture", "no") in {"no", "tee-sys"}:

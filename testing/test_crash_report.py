@@ -514,25 +514,77 @@ def test_log_format_and_level_are_pytests(run_pytest: RunPytest, recorder: Recor
     )
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("name", ["capsys", "capfd"])
 def test_what_capsys_had_captured_is_a_gap(
-    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, name: str, start: str
 ) -> None:
-    """It was in the child's memory: the report says so."""
+    """It was in the child's memory: the report says so, however the test came by the fixture, if it did."""
     pytester.makepyfile(
-        """
+        f"""
         import pytest
         from programs import lib
 
-        @pytest.mark.faultguard
-        def test_dies(capsys):
+        pytestmark = pytest.mark.faultguard
+
+        def test_static({name}):
             print("into memory")
             lib.null_write()
+
+        def test_dynamic(request):
+            request.getfixturevalue({name!r})
+            print("into memory")
+            lib.null_write()
+
+        @pytest.fixture
+        def deadly(): lib.null_write()
+
+        def test_before(deadly, {name}): pass
         """
     )
 
-    run_pytest()
+    run_pytest("--faultguard-start", start)
 
-    assert sections(failed(recorder, "test_dies"))[GAPS] == "output: what capsys had captured died with the child"
+    for test in ("test_static", "test_dynamic"):
+        report = failed(recorder, test)
+        assert sections(report)[GAPS] == f"output: what {name} had captured died with the child"
+    (before,) = recorder.reports("test_before", when="setup")
+    assert GAPS not in sections(before)
+
+
+def test_the_evidence_stands_in_the_order_of_the_documents(
+    run_pytest: RunPytest, pytester: pytest.Pytester, xdist_args: tuple[str, ...]
+) -> None:
+    """As docs/report.rst tells it; pytest itself puts the output last."""
+    pytester.makepyfile(
+        """
+        import logging
+        import subprocess
+        import sys
+        import pytest
+        from programs import lib
+
+        pytestmark = pytest.mark.faultguard(scope="module")
+
+        def test_first(): pass
+
+        def test_dies(request, faultguard_data):
+            faultguard_data["key"] = 1
+            logging.getLogger("here").warning("logged")
+            print("out")
+            print("err", file=sys.stderr, flush=True)
+            subprocess.Popen(["sleep", "6003"])
+            request.getfixturevalue("capsys")
+            lib.null_write()
+        """
+    )
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    result = run_pytest(*xdist_args, *distribution)
+
+    titles = re.findall(r"^-+ (.*?) -+$", result.stdout.str(), re.MULTILINE)
+    shown = [DUMP, DATA, "shared child", f"{LEAKED} with the shared child", GAPS]
+    assert titles == [*shown, "Captured log call", "Captured stdout call", "Captured stderr call"]
 
 
 def test_leaked_processes_are_named_and_ended(

@@ -72,6 +72,14 @@ class Expected:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Capturing:
+    """From here on a fixture of the test's keeps what is written, in the child's memory."""
+
+    fixture: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
     """A warning that the session's summary must show."""
 
@@ -292,6 +300,7 @@ Message: TypeAlias = (
     | Said
     | Covered
     | Expected
+    | Capturing
     | Warned
     | Noted
     | Kept

@@ -64,6 +64,7 @@ from pytest_faultguard.protocol.children import children_key
 from pytest_faultguard.protocol.inside import has_begun_clean
 from pytest_faultguard.protocol.inside import inside_key
 from pytest_faultguard.protocol.inside import journal_key
+from pytest_faultguard.protocol.inside import outermost_key
 from pytest_faultguard.protocol.items import GuardedItem
 from pytest_faultguard.protocol.items import crash_key
 from pytest_faultguard.protocol.items import run_attempts
@@ -90,6 +91,9 @@ def run_item(item: pytest.Item, nextitem: pytest.Item | None) -> Literal[True] |
 def note_alive(fixture: pytest.FixtureDef[Any], config: pytest.Config) -> None:
     """A fixture is about to be set up in this process."""
     config.stash[session_key].alive[id(fixture)] = fixture
+    outermost = config.stash.get(outermost_key, None)
+    if outermost is not None and outermost.reporter is not None:
+        outermost.reporter.tell_set_up(fixture.argname)
 
 
 def note_gone(fixture: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> None:

@@ -40,6 +40,7 @@ from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.output import Output
 from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Capturing
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
 from pytest_faultguard.process.channel import Idle
@@ -504,11 +505,10 @@ class Outermost:
 
     # Registered last: they run after pytest has evaluated the marks, and before the phase.
 
-    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+    def pytest_runtest_setup(self) -> None:
         """In a child: the marks are evaluated."""
         if self.reporter is not None:
             self.reporter.tell_expected()
-            losses.warn(item)
 
     # Not a wrapper: pytest before 8.2 shows its frame in the traceback of an exception group.
     def pytest_runtest_call(self) -> None:
@@ -546,6 +546,10 @@ inside_key = pytest.StashKey[Inside]()
 #: What reports are made of. pytest asks of each value whether it is a path: the class remembers the answers, and a child
 #: that inherits them need not find them.
 _REPORTED_KINDS = (str, int, float, bool, list, tuple, dict, type(None))
+
+
+#: Fixtures that keep what a test writes.
+_CAPTURING = frozenset({"capsys", "capfd", "capsysbinary", "capfdbinary"})
 
 
 class Reporter:
@@ -646,6 +650,12 @@ class Reporter:
             if expected != self._expected:
                 self._expected = expected
                 self._send(expected)
+
+    def tell_set_up(self, fixture: str) -> None:
+        """A fixture is about to be set up, whether the test has named it or has asked for it as it ran."""
+        if fixture in _CAPTURING:
+            self._send(Capturing(fixture=fixture))
+        losses.warn(fixture, self.item.config)
 
 
 def _is_calling() -> bool:

@@ -51,6 +51,7 @@ from pytest_faultguard.outcome import error_for
 from pytest_faultguard.process import memory
 from pytest_faultguard.process import proc
 from pytest_faultguard.process.channel import Broken
+from pytest_faultguard.process.channel import Capturing
 from pytest_faultguard.process.channel import Covered
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
@@ -157,6 +158,8 @@ class GuardedItem:
         #: Whether what goes on now is no phase of this item, but the teardown of what it shared with others.
         self.is_late = False
         self.broken = ""
+        #: Gaps: output that nobody but the child had.
+        self.uncaught: list[str] = []
         self.snapshots: list[Snapshot] = []
         self.slow: list[tuple[str, str]] = []
         self.captured: dict[str, str] = {}
@@ -283,6 +286,8 @@ class GuardedItem:
                 self.child.output.turns.give_back()
             case Expected():
                 self.expected = message
+            case Capturing(fixture=name):
+                self.uncaught.append(f"output: what {name} had captured died with the child")
             case Said(texts=texts):
                 self.child.output.pass_on(texts)
             case Warned():
@@ -442,7 +447,7 @@ class GuardedItem:
             rescued=rescued,
             leaked=remains.leaked,
             hint=self._hint(ending, duration, f"{out}\n{err}"),
-            gaps=(*self._missing_stack(ending, dump, remains), *remains.gaps, *output.gaps(self.item), *data_gaps),
+            gaps=(*self._missing_stack(ending, dump, remains), *remains.gaps, *self.uncaught, *data_gaps),
         )
 
     def _hint(self, ending: Ending, duration: Seconds, words: str) -> str:

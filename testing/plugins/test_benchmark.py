@@ -121,6 +121,21 @@ def test_without():
     ]
 
 
+def test_asked_for_as_the_test_runs(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
+    """The loss is named as well; and not where the fixture is named, and the test is skipped before."""
+    pytester.makepyfile(
+        """
+        import pytest
+        def test_dynamic(request): request.getfixturevalue("benchmark")(int)
+        @pytest.mark.skip
+        def test_skipped(benchmark): benchmark(int)
+        """
+    )
+    session = side_by_side.session("--faultguard", *QUICK, plugin="benchmark")
+    assert session.counts == {"passed": 1, "skipped": 1, "warnings": 1}
+    assert session.warnings == [WARNING]
+
+
 def test_as_an_error(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
     """With `-W error` no guarded benchmark passes without its numbers; the category can be told apart."""
     pytester.makepyfile(SAMPLES)

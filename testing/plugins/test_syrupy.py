@@ -125,6 +125,14 @@ def test_unused_snapshots(side_by_side: SideBySide, pytester: pytest.Pytester, x
     assert failing.counts == {"passed": 2, "errors": 2}
 
 
+def test_asked_for_as_the_test_runs(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
+    """The loss is named as well."""
+    pytester.makepyfile(test_file='def test_foo(request): assert request.getfixturevalue("snapshot") == 1')
+    side_by_side.session("--no-faultguard", "--snapshot-update", plugin="syrupy")
+    session = side_by_side.session("--faultguard", plugin="syrupy")
+    assert session.warnings == [WARNING]
+
+
 def test_a_crash(
     side_by_side: SideBySide, pytester: pytest.Pytester, programs: Path, xdist_args: tuple[str, ...]
 ) -> None:
