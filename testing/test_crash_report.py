@@ -765,6 +765,41 @@ def test_the_words_of_an_earlier_phase_do_not_count(
     assert crash_of(failed(recorder, "test_dies")).message == ""
 
 
+@pytest.mark.parametrize("capture", ["fd", "sys", "tee-sys", "no"])
+def test_the_words_of_an_earlier_test_do_not_count(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, capture: str, xdist_args: tuple[str, ...]
+) -> None:
+    """Nor what the test before has written in the same child, in its call or in its teardown."""
+    pytester.makepyfile(
+        """
+        import os
+
+        import pytest
+        from programs import lib
+
+        pytestmark = pytest.mark.faultguard(scope="module")
+
+        @pytest.fixture
+        def talks():
+            yield
+            os.write(2, b"free(): invalid size\\n")
+
+        def test_talks(talks):
+            os.write(2, b"free(): invalid pointer\\n")
+
+        def test_dies():
+            lib.null_write()
+        """
+    )
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    run_pytest(f"--capture={capture}", *xdist_args, *distribution)
+
+    crash = crash_of(failed(recorder, "test_dies"))
+    assert crash.message == ""
+    assert [nodeid.rpartition("::")[2] for nodeid in crash.trail] == ["test_talks"]
+
+
 def test_what_python_and_c_write_without_capture_is_where_it_is_without_a_guard(
     run_pytest: RunPytest, pytester: pytest.Pytester
 ) -> None:
