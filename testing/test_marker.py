@@ -573,7 +573,11 @@ def test_after():
 """
 
 
-@pytest.mark.parametrize("args", [(), ("-n2",), ("-s",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "args",
+    [(), ("-n2",), ("-s",), ("--faultguard-start=spawn",), ("--faultguard-start=forkserver",)],
+    ids=" ".join,
+)
 def test_breakpoint_fails_the_test(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...]
 ) -> None:
