@@ -24,6 +24,7 @@ import pytest
 from pytest_faultguard.alarms import alarm_of
 from pytest_faultguard.aliases import ALIASES
 from pytest_faultguard.crash import Seconds
+from pytest_faultguard.crash import describe_bytes
 from pytest_faultguard.deaths import TIMEOUT
 from pytest_faultguard.deaths import Death
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
@@ -689,13 +690,14 @@ def _check_value(where: str, name: str, value: object) -> None:
 def _shown(argument: Argument) -> str:
     """The default in words."""
     default = argument.default
-    if isinstance(default, float | int) and default != DEFAULT_LIMIT_BYTES:
+    if isinstance(default, int) and default and argument.metavar == "SIZE":
+        return describe_bytes(default).replace(" ", "")
+    if isinstance(default, float | int):
         return f"{default:g}"
     if default is None:
         return "none"
-    told = "1GiB" if default == DEFAULT_LIMIT_BYTES else str(default)
     other = argument.default_of_unmarked
-    return told if other is None else f"{told}; of a test that only ``--faultguard`` guards, {other}"
+    return str(default) if other is None else f"{default}; of a test that only ``--faultguard`` guards, {other}"
 
 
 def reference() -> str:

@@ -313,6 +313,21 @@ def test_past_the_limit_is_a_memory_error(inner: Inner, args: tuple[str, ...], m
     inner.run_pytest(*args, plugins=QUICK).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("args", [(), ("--no-faultguard",)], ids=["guarded", "plain"])
+def test_the_limit_is_a_gibibyte_where_nobody_has_set_one(inner: Inner, args: tuple[str, ...]) -> None:
+    """Of a guarded test as of any other."""
+    inner.write(
+        """
+        @pytest.mark.faultguard
+        def test_it(faultguard_data):
+            with pytest.raises(MemoryError, match=r"data\\['b'\\]: .* limit of 1073741824 bytes"):
+                faultguard_data.buffer("b", (1 << 30) + 1)
+        """
+    )
+
+    inner.run_pytest(*args, plugins=QUICK).assert_outcomes(passed=1)
+
+
 def test_the_limit_counts_what_is_alive(inner: Inner) -> None:
     """A loop over one key needs the space of a few values, not of all; so does one over keys that go again."""
     inner.write(
