@@ -22,20 +22,26 @@ EXAMPLE = "test_behaves_like_a_deque"
 _COLUMNS = "88"
 
 
-def crash_output() -> str:
-    """The report of one crashing test of the demo, as pytest prints it."""
+def demo_output(*args: str, columns: str = "200") -> str:
+    """What pytest prints of the demo."""
     with tempfile.TemporaryDirectory() as directory:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "testing/demo", "-k", EXAMPLE],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "testing/demo", *args],
             cwd=ROOT,
-            env={**os.environ, "COLUMNS": _COLUMNS, "PY_COLORS": "0", "CI": "true", "TMPDIR": directory},
+            env={**os.environ, "COLUMNS": columns, "PY_COLORS": "0", "CI": "true", "TMPDIR": directory},
             capture_output=True,
             text=True,
             check=False,
         )
-    report = done.stdout.partition("= FAILURES =")[2].partition("\n")[2]
+    return done.stdout + done.stderr
+
+
+def crash_output() -> str:
+    """The report of one crashing test of the demo, as pytest prints it."""
+    output = demo_output("-k", EXAMPLE, columns=_COLUMNS)
+    report = output.partition("= FAILURES =")[2].partition("\n")[2]
     if EXAMPLE not in report:
-        msg = f"the demo printed no crash:\n{done.stdout}{done.stderr}"
+        msg = f"the demo printed no crash:\n{output}"
         raise RuntimeError(msg)
     return neutral(report)
 

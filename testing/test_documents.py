@@ -171,6 +171,23 @@ def test_the_crash_that_is_shown_is_a_real_one(document: str) -> None:
     assert shown.strip() == regenerate.crash_block(regenerate.crash_output()).strip()
 
 
+@pytest.mark.parametrize("args", [(), ("-n2",)], ids=["serial", "n2"])
+def test_the_demo_ends_as_it_should(args: tuple[str, ...]) -> None:
+    """As the README's first command runs it: five tests fail, each with its own line in the summary."""
+    output = _regenerate().demo_output(*args)
+
+    summary = output.partition("= short test summary info =")[2].partition("\n")[2].splitlines()
+    assert re.match(r"=* ?5 failed, \d+ passed, 1 xfailed in ", summary.pop()), output
+    told = [line.partition(" - ")[2] for line in summary if line.startswith("FAILED ")]
+    times = {
+        r"SIGSEGV \(segmentation fault\) in call after ": 2,
+        r"SIGABRT \(aborted\) in call after .*: .*Assertion ": 1,
+        r"SIGABRT \(aborted\) in call after .*: double free": 1,
+        r"timeout of 2 s passed in call": 1,
+    }
+    assert {ending: sum(bool(re.match(ending, line)) for line in told) for ending in times} == times, output
+
+
 @pytest.fixture(scope="module")
 def help_text() -> str:
     """What ``pytest --help`` says."""
