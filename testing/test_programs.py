@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+
+from testing.programs import SIGNATURES
+from testing.programs import missing
+from testing.programs import sources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,6 +87,8 @@ def start(programs: Path) -> Iterator[subprocess.Popen[str]]:
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_program_ends_its_process_as_its_file_says(programs: Path, way: Way) -> None:
     """The wait status is the real one, and the words on stderr are libc's own."""
+    if reason := missing(way.code):
+        pytest.skip(reason)
     done = subprocess.run(
         python(way.code), cwd=programs.parent, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
     )
@@ -126,9 +133,31 @@ def test_stop_self_stops_the_process_and_goes_on_later(start: subprocess.Popen[s
 
 def test_every_source_has_a_signature() -> None:
     """One file, one function, one line in the table."""
-    from testing import programs
+    assert sorted(SIGNATURES) == sorted(path.stem for path in sources())
 
-    assert sorted(programs.SIGNATURES) == sorted(path.stem for path in programs.sources())
+
+def test_without_a_cxx_compiler_the_rest_runs(tmp_path: Path) -> None:
+    """What is written in C++ is skipped, and says why."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("gcc", "as", "ld"):
+        found = shutil.which(name)
+        if found is not None:
+            (folder / name).symlink_to(found)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("CC", "CXX", "PYTEST_"))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rs", "-q", f"--basetemp={tmp_path / 'base'}"]
+
+    done = subprocess.run(
+        [*command, __file__, "-k", "null_write or cxx_exception"],
+        env={**environment, "PATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=10 * DEADLINE_SECONDS,
+        check=False,
+    )
+
+    assert "1 passed, 1 skipped" in done.stdout, done.stdout + done.stderr
+    assert "cxx_exception of testing/programs needs a C++ compiler ($CXX)" in done.stdout
 
 
 def _wait_for_the_loop(pid: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from testing.harness import Recorder
 from testing.harness import RunPytest
+from testing.programs import missing
 
 STARTS = ["fork", "forkserver", "spawn"]
 CLEAN = STARTS[1:]
@@ -653,6 +654,8 @@ def test_a_crash_at_interpreter_exit(
     xdist_args: tuple[str, ...],
 ) -> None:
     """One more report of teardown, on the last test; a fork leaves without all that."""
+    if reason := missing(code):
+        pytest.skip(reason)
     pytester.makepyfile(f"import os\ndef test_first(): pass\ndef test_last():\n    {code}\n    print('words')\n")
     distribution = ("--dist=loadfile",) if xdist_args else ()
 

@@ -23,6 +23,7 @@ from testing.harness import Recorder
 from testing.harness import Report
 from testing.harness import RunPytest
 from testing.harness import without_usage
+from testing.programs import missing
 
 N2 = ("-n2",)
 #: What xdist says of a worker that it has lost.
@@ -449,7 +450,8 @@ def test_story_is_the_same_serial_and_distributed(
     assert list(stories[0]) == sorted(stories[1], key=list(stories[0]).index)
     assert cases[0] == cases[1]
     assert summaries[0] == summaries[1]
-    assert sum(story["crash"] is not None for story in stories[1].values()) == 20
+    # Without a C++ compiler, two of the tests are skipped.
+    assert sum(story["crash"] is not None for story in stories[1].values()) == (18 if missing(DEATHS) else 20)
 
 
 def test_controller_logs_what_the_workers_saw(

@@ -51,6 +51,12 @@ def sources() -> list[Path]:
     return sorted(path for path in _SOURCES.iterdir() if path.suffix in {".c", ".cpp"})
 
 
+def missing(code: str) -> str:
+    """Why this code cannot be run here: it calls what is written in C++, and there is no compiler; else empty."""
+    found = next((path.stem for path in sources() if path.suffix == ".cpp" and f".{path.stem}(" in code), "")
+    return f"{found} of testing/programs needs a C++ compiler ($CXX)" if found and _found("CXX", "g++") is None else ""
+
+
 def build(directory: Path) -> Path:
     """Give `directory/libprograms.so`, built at the first call; safe when several processes ask at once."""
     library = directory / "libprograms.so"
@@ -75,6 +81,9 @@ def module(library: Path) -> str:
         "for _library in (lib, pylib):",
     ]
     for name, (arguments, result) in SIGNATURES.items():
+        if reason := missing(f"lib.{name}()"):
+            lines.append(f"    _library.{name} = lambda: __import__('pytest').skip({reason!r})")
+            continue
         lines.append(f"    _library.{name}.argtypes = [{', '.join(arguments)}]")
         lines.append(f"    _library.{name}.restype = {result}")
     return "\n".join(lines) + "\n"
@@ -85,19 +94,19 @@ def _compile(library: Path) -> None:
         objects = Path(scratch)
         c_files = [str(path) for path in sources() if path.suffix == ".c"]
         cxx_files = [str(path) for path in sources() if path.suffix == ".cpp"]
-        _run(_compiler("CC", "gcc"), *_FLAGS, "-c", *c_files, directory=objects)
-        _run(_compiler("CXX", "g++"), *_FLAGS, "-c", *cxx_files, directory=objects)
+        compiler, cxx_compiler = _found("CC", "gcc"), _found("CXX", "g++")
+        if compiler is None:
+            raise FileNotFoundError("no C compiler ($CC, or gcc): testing/programs needs one")
+        _run(compiler, *_FLAGS, "-c", *c_files, directory=objects)
+        if cxx_compiler is not None:
+            _run(cxx_compiler, *_FLAGS, "-c", *cxx_files, directory=objects)
         names = sorted(path.name for path in objects.glob("*.o"))
-        _run(_compiler("CXX", "g++"), "-shared", "-pthread", "-o", library.name, *names, directory=objects)
+        _run(cxx_compiler or compiler, "-shared", "-pthread", "-o", library.name, *names, directory=objects)
         (objects / library.name).replace(library)
 
 
-def _compiler(variable: str, default: str) -> str:
-    name = os.environ.get(variable, default)
-    found = shutil.which(name)
-    if found is None:
-        raise FileNotFoundError(f"{name}: not found; testing/programs needs a C and a C++ compiler (${variable})")
-    return found
+def _found(variable: str, default: str) -> str | None:
+    return shutil.which(os.environ.get(variable, default))
 
 
 def _run(*command: str, directory: Path) -> None:
