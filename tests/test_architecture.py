@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import pytest_faultguard
 
@@ -68,3 +70,47 @@ def test_words_of_other_tools_are_not_ours() -> None:
 
     wrong = [name for name in names if re.search(r"manager|helper|util|verdict", name, re.IGNORECASE)]
     assert wrong == []
+
+
+# What somebody gets who installs it.
+
+CHECKOUT = Path(__file__).parents[1]
+DISTRIBUTION = importlib.metadata.distribution("pytest-faultguard")
+
+
+def test_the_distribution_says_what_it_needs() -> None:
+    """Python's version, and of each dependency the oldest release that is tested; it is typed, and a plugin of pytest."""
+    needed = [Requirement(text) for text in DISTRIBUTION.requires or ()]
+    floors = {one.name: _release(str(one.specifier).removeprefix(">=")) for one in needed if one.marker is None}
+    lines = (CHECKOUT / ".ci" / "oldest.txt").read_text().splitlines()
+    oldest = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    assert DISTRIBUTION.metadata["Requires-Python"] == ">=3.10"
+    assert floors == {"dill": (0, 4), "pytest": (8,), "pytest-xdist": (3, 6)}
+    assert {name: _release(tested)[: len(floors[name])] for name, tested in oldest.items()} == floors
+    assert (ROOT / "py.typed").is_file()
+    (plugin,) = (one for one in DISTRIBUTION.entry_points if one.group == "pytest11")
+    assert (plugin.name, plugin.value) == ("faultguard", "pytest_faultguard.plugin")
+
+
+def _release(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part != "*")
+
+
+def test_what_a_change_must_pass_is_all_run() -> None:
+    """The README's own commands, and besides them lint, the import contract, types, documents and the oldest pytest."""
+    text = (CHECKOUT / ".ci" / "run").read_text()
+
+    steps = dict(re.findall(r'^step "(.*)" (.*)$', text, re.MULTILINE))
+
+    assert steps == {
+        "tools": "tools",
+        "lint and import contract": "tox_run -e lint",
+        "types": "tox_run -e types",
+        "docs": "tox_run -e docs",
+        "demo, by the README's command": "demo",
+        "tests with the oldest pytest claimed, two at a time": "tox_run -e py-pytestmin -- -n2",
+        "tests, by the README's command": "run_readme tests",
+    }
+    assert "run_readme demo" in text
+    assert "lint-imports" in (CHECKOUT / "tox.ini").read_text()
