@@ -26,27 +26,32 @@ def test_it(number): pass
 def ten_thousand(scale: float) -> Iterator[Row]:
     """One session with as many children; nothing in it keeps reports, as the terminal would."""
     tests = max(2 * WARM, round(CHILDREN * scale))
-    plain, _, _ = _grown(tests, ("sampler",))
-    ours, first_fds, last_fds = _grown(tests, ("faultguard", "sampler"), "--faultguard", "--faultguard-scope=function")
+    # Plain pytest grows by what a test leaves in its process, which ours does not run. What pytest itself keeps of a test
+    # that ran elsewhere is what it grows by when it logs reports of which it has run none.
+    bare, _, _ = _grown(tests, ("elsewhere", "sampler"))
+    ours, first_fds, most_fds = _grown(tests, ("faultguard", "sampler"), "--faultguard", "--faultguard-scope=function")
     yield table.row(
-        f"Growth of pytest's memory per child, from {WARM:,} to {tests:,} children, over plain pytest's per test",
-        f"{ours:.1f} bytes ours, {plain:.1f} bytes plain pytest",
-        table.at_most(ours - plain, BOUND_BYTES, " bytes"),
+        f"Growth of pytest's memory per child, from {WARM:,} to {tests:,} children, over what pytest keeps of a report",
+        f"{ours:.1f} bytes ours, {bare:.1f} bytes of pytest's own",
+        table.at_most(ours - bare, BOUND_BYTES, " bytes"),
     )
     yield Row(
         what="Growth of its open files meanwhile",
-        measured=f"{first_fds} and {last_fds}",
-        value=str(last_fds - first_fds),
+        measured=f"{first_fds}, and {most_fds} at most",
+        value=str(most_fds - first_fds),
         bound="0",
-        holds=first_fds == last_fds,
+        holds=first_fds == most_fds,
     )
 
 
 def _grown(tests: int, plugins: tuple[str, ...], *args: str) -> tuple[float, int, int]:
-    """Bytes per test, and the numbers of open files, from the time when all was warm to the end."""
+    """From the time when all was warm to the end: bytes per test; and the number of open files, at first and at most."""
     files = {"test_trivial.py": TESTS.format(tests=tests)}
     samples = sessions.run(files, *args, "-p", "no:terminal", plugins=plugins)
-    first = next(sample for sample in samples if sample["tests"] == WARM)
-    last = samples[-1]
+    first, *_, last = samples = [sample for sample in samples if sample["tests"] >= WARM]
     assert last["tests"] == last["passed"] == tests
-    return (last["resident"] - first["resident"]) / (tests - WARM), first["fds"], last["fds"]
+    return (
+        (last["resident"] - first["resident"]) / (tests - WARM),
+        first["fds"],
+        max(sample["fds"] for sample in samples),
+    )
