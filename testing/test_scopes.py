@@ -330,6 +330,8 @@ def test_late_teardown_is_one_more_of_the_last_test(
     """The end of a scope has a bound of its own, and what goes wrong there is told with its output."""
     how, message = LATE_WAYS[way]
     pytester.makepyfile(LATE.format(how=how))
+    # As pytest-benchmark does.
+    pytester.makeconftest("def pytest_runtest_makereport(item): item.funcargs.get('benchmark')\n")
     distribution = ["--dist=loadfile"] if xdist_args else []
 
     result = run_pytest("-o", "faultguard_end_timeout=0.5", *xdist_args, *distribution)

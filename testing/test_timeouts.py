@@ -18,7 +18,7 @@ from testing.live import look_at
 from testing.live import wait_until_asleep
 
 #: What may pass on a busy machine beyond a limit.
-SLACK_SECONDS = 3.0
+SLACK_SECONDS = 8.0
 #: How long a child may take to write its stacks; it takes milliseconds where it writes them at all.
 STACKS_SECONDS = 0.5
 
@@ -185,7 +185,7 @@ def hold_stdout():
     time.sleep(600)
 """
 GRACE = 0.4
-TIMEOUT = 0.5
+TIMEOUT = 1.0
 
 
 @pytest.mark.usefixtures("programs", "start_pytest")
@@ -216,7 +216,7 @@ class Test_{name}:
     times = began(pytester)
     for name, way in WAYS.items():
         report = recorder.report(f"Test_{name}::test_hangs")
-        assert report.message == f"timeout of 0.5 s passed in call, ended by {way.stopped_by}", name
+        assert report.message == f"timeout of {TIMEOUT:g} s passed in call, ended by {way.stopped_by}", name
         assert [gap[: len(way.gap)] for gap in report.crash["gaps"]] == ([way.gap] if way.gap else []), name
         assert ("gaps in the evidence" in report.longrepr) is bool(way.gap), name
         stacks = functions(report)
@@ -232,8 +232,8 @@ class Test_{name}:
         assert following.worker == report.worker
         grace = GRACE if way.stopped_by == "SIGKILL" else 0.0
         took = times[f"Test_{name}::test_next"] - times[f"Test_{name}::test_hangs"]
-        # The clock of the child starts a moment before its test.
-        assert TIMEOUT + grace - 0.2 < took < TIMEOUT + STACKS_SECONDS + grace + SLACK_SECONDS, name
+        # The clock of the child starts before its test: a moment, or longer on a busy machine.
+        assert TIMEOUT / 2 + grace < took < TIMEOUT + STACKS_SECONDS + grace + SLACK_SECONDS, name
     assert len({report.worker for report in recorder.reports()}) == (2 if xdist_args else 1)
 
 

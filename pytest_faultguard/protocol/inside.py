@@ -307,6 +307,9 @@ class Inside:
             self._output.forget()
             return
         reporter.is_late = True
+        if isinstance(item, pytest.Function):
+            # pytest has let them go, and others look into them at each report of a test: pytest-benchmark does.
+            item.funcargs = {}
         item.ihook.pytest_runtest_logreport(report=item.ihook.pytest_runtest_makereport(item=item, call=call))
 
     def _unfit(self) -> str:
