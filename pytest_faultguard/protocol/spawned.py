@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from typing import cast
 
 import pytest
 from _pytest.config import _prepareconfig
@@ -255,7 +256,7 @@ def _places(session: pytest.Session, charge: Charge, found: Found, line: Line) -
         if known:
             places[place] = item = known.pop()
             if item.nodeid != nodeid:
-                vars(item)["_nodeid"] = nodeid
+                cast("Any", item)._nodeid = nodeid
     session.items = list(places.values())
     sessions.resolve(session.config, session.items)
     missing = tuple(place for place, _ in charge.items if place not in places)
