@@ -575,7 +575,11 @@ class Journal(MutableMapping[Hashable, Any]):
     def _listed(self, key: Hashable, entry: _Entry) -> _Entry:
         """Make the key's entry known, before anything of it is committed; another's if that was quicker."""
         entry.listed = True  # First, lest it stay so after a signal handler has deleted the entry again.
-        return self._entries.setdefault(key, entry)
+        known = self._entries.setdefault(key, entry)
+        if known is not entry:
+            # An assignment that this one has interrupted may hold it still, and is to see that it was deleted.
+            entry.listed = False
+        return known
 
     def _readmit(self, key: Hashable, entry: _Entry) -> None:
         """A signal handler deleted ``key`` while we assigned: list it again, unless it was assigned anew as well."""
