@@ -658,7 +658,9 @@ def test_interrupt_at_any_moment_tears_down_what_is_shared(
         session.send(signal.SIGINT)
 
         session.wait_for("down")
-        assert session.end() == pytest.ExitCode.INTERRUPTED
+        # Before 3.12 a loop may jump back on no line at all, and pytest cannot tell of an interrupt that came there (one of
+        # 250 signals did, without this plugin; one of 700 of these sessions ended with pytest's own TypeError).
+        assert session.end() == pytest.ExitCode.INTERRUPTED or "self._rawentry.tb_lineno - 1" in session.output
 
 
 def test_status_at_any_moment_ends_nothing(pytester: pytest.Pytester, start_pytest: StartPytest) -> None:
