@@ -1447,6 +1447,7 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
     pytester.makepyfile(
         """
         import os
+        import signal
         import pytest
 
         pytestmark = [pytest.mark.faultguard(scope="module"), pytest.mark.parametrize("number", range(3000))]
@@ -1455,6 +1456,15 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
             with open("notes", "ab", buffering=0) as file:
                 file.write(f"{word} {os.getpid()}\\n".encode())
 
+        def interrupt(number, frame):
+            # Between two lines of this, pytest has taken a fixture from its stack and not ended it yet: an interrupt loses
+            # it there, in a process of pytest's own as well.
+            while frame is not None:
+                if frame.f_code.co_name == "teardown_exact":
+                    note("amid")
+                frame = frame.f_back
+            raise KeyboardInterrupt
+
         @pytest.fixture(scope="module")
         def wide(request):
             # Twice: it may be one of them that the interrupt ends.
@@ -1462,6 +1472,7 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
             request.addfinalizer(lambda: note("down"))
 
         def test_shared(number, wide):
+            signal.signal(signal.SIGINT, interrupt)
             note("ran")
         """
     )
@@ -1469,9 +1480,10 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
     interrupt_before_each_line(pytester, run_pytest, "test_shared")
 
     notes = set((pytester.path / "notes").read_text().splitlines())
-    ran, down = ({note for note in notes if note.startswith(word)} for word in ("ran", "down"))
+    ran, down, amid = ({note.split()[1] for note in notes if note.startswith(word)} for word in ("ran", "down", "amid"))
     assert len(ran) > 300
-    assert {note.replace("ran", "down") for note in ran} <= down
+    assert len(amid) < len(ran) / 3
+    assert ran <= down | amid
 
 
 #: Forks sessions that are warm already, interrupts each at its moment, and looks whether it has left a child.

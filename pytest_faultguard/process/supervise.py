@@ -409,14 +409,17 @@ class Watch:
 
     def _call(self, outside: Callable[[], object]) -> None:
         """Call what is not ours and may hang or wait: a signal acts there as it would without us."""
-        self._signals.act = self._on_signal_outside
         try:
+            self._signals.act = self._on_signal_outside
             outside()
-        except KeyboardInterrupt as interrupt:
-            self._interrupt = self._interrupt or interrupt
-            self._interrupt_child()
-        finally:
+            # Not in a `finally`: what a handler raised there, with the child still at work, would have it buried at once.
             self._signals.act = None
+        except BaseException as error:
+            self._signals.act = None
+            if not isinstance(error, KeyboardInterrupt):
+                raise
+            self._interrupt = self._interrupt or error
+            self._interrupt_child()
 
     def _read_dump(self) -> None:
         if not self._dump:
