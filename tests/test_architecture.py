@@ -109,8 +109,7 @@ def test_what_a_change_must_pass_is_all_run() -> None:
         "types": "tox_run -e types",
         "docs": "tox_run -e docs",
         "demo, by the README's command": "demo",
-        "tests with the oldest pytest claimed": 'tox_run -e py-pytestmin -- -n"$workers" '
-        '-k "not n2 and not before_any_line"',
+        "tests with the oldest pytest claimed": 'tox_run -e py-pytestmin -- -n"$workers" -k "$with_oldest" testing',
         "tests, by the README's command": "run_readme tests",
     }
     assert "run_readme demo" in text

@@ -37,7 +37,8 @@ def run(files: Mapping[str, str], *args: str, plugins: tuple[str, ...], env: Map
             timeout=SESSION_SECONDS,
             check=False,
         )
-        if not written.exists():
+        # Also one that has measured something, before pytest itself failed.
+        if not written.exists() or done.returncode > 1:
             raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
         return json.loads(written.read_text())
 

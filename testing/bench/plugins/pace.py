@@ -16,7 +16,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.ends: list[float] = []
-        self.outcomes = {"passed": 0, "failed": 0}
+        self.outcomes = {"passed": 0, "failed": 0, "skipped": 0}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
