@@ -1,19 +1,20 @@
 """Framed, typed messages between a child and its guard, each way through a pipe.
 
-A frame is ``length, crc32, JSON``. JSON, because the reading side must never run what a broken child wrote; tuples are
-marked, because pytest's reports depend on them (the ``longrepr`` of a skip is one). A frame that was cut by the child's
-death is dropped: its message was not sent.
+A frame is ``length, crc32, pickle``, of plain values: the reading side must never run what a broken child wrote, so it knows
+nothing that a pickle could call but what those are put together by. A frame that was cut by the child's death is dropped:
+its message was not sent.
 """
 
 from __future__ import annotations
 
-import base64
-import json
+import io
 import os
+import pickle
 import select
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,8 +34,6 @@ _READ_BYTES = 1 << 20
 _UNHEARD_BYTES = 1 << 15
 #: A length above this is not a frame of ours: the child has scribbled over its own memory.
 _MAX_FRAME_BYTES = 1 << 30
-#: Marks a dict that stands for something that JSON has no word for.
-_MARK = "\0"
 
 
 @final
@@ -472,77 +471,75 @@ class Receiver:
 
 def _encode(message: Message) -> bytes:
     fields = {name: getattr(message, name) for name in message.__slots__}
-    body = _encoder.encode([type(message).__name__, _packed(fields)]).encode("ascii")
+    file = io.BytesIO()
+    _Packer(file, _PROTOCOL).dump((type(message).__name__, fields))
+    body = file.getvalue()
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
 def _message(body: bytes) -> Message:
     try:
-        name, fields = _decoder.decode(body.decode("ascii"))
+        name, fields = _Unpacker(io.BytesIO(body)).load()
         return _KINDS[name](**fields)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         msg = f"a message could not be read: {error}"
         raise ChannelError(msg) from error
 
 
-def _packed(value: Any) -> Any:
-    """The value with only dicts with string keys, lists, strings, numbers, booleans and None in it."""
-    kind = type(value)
-    if kind is int:
-        # Python writes thousands of digits in no other way.
-        return value if -_BIG <= value < _BIG else {_MARK: "int", "items": hex(value)}
-    if kind in _PLAIN:
-        return value
-    if isinstance(value, dict):
-        if _MARK not in value and set(map(type, value)) <= _TEXT:
-            # Most values are plain: a call for each would take twice as long.
-            return {key: one if type(one) in _SHORT else _packed(one) for key, one in value.items()}
-        return {_MARK: "dict", "items": [[_packed(key), _packed(one)] for key, one in value.items()]}
-    if kind is list:
-        return [_packed(one) for one in value]
-    if isinstance(value, tuple):
-        return {_MARK: "tuple", "items": [_packed(one) for one in value]}
-    if isinstance(value, Frame):
-        return {_MARK: "frame", "items": [value.function, value.file, value.line]}
-    if isinstance(value, bytes):
-        return {_MARK: "bytes", "items": base64.b64encode(value).decode("ascii")}
-    for plain in (bool, int, float, str):
-        if isinstance(value, plain):
-            return plain(value)
-    # What has no form on the wire keeps its text, which is all that junitxml and the terminal would have used.
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - the test's own code.
-        return object.__repr__(value)
+class _Packer(pickle.Pickler):
+    """Takes values apart into what :class:`_Unpacker` puts together."""
+
+    def reducer_override(self, value: Any) -> Any:
+        """How to put together what is no plain value; of anybody else's object, only its text is asked for."""
+        if id(value) in _KNOWN_IDS:
+            return NotImplemented  # It is called when the value behind it is put together: its name will do.
+        kind = type(value)
+        if kind is Frame:
+            return _frame, (value.function, value.file, value.line)
+        try:
+            # By the plain type's own methods: those of its class may be anything.
+            if issubclass(kind, dict):
+                return dict, (list(dict.items(value)),)
+            if issubclass(kind, tuple):
+                return tuple, (list(tuple.__iter__(value)),)
+            for plain, value_of in _SCALARS.items():
+                if issubclass(kind, plain):
+                    return plain, (value_of(value),)
+            # What has no form on the wire keeps its text, which is all that junitxml and the terminal would have used.
+            return str, (str.__str__(str(value)),)
+        except Exception:  # noqa: BLE001 - the test's own code.
+            return str, (object.__repr__(value),)
 
 
-_BIG = 1 << 63
-_PLAIN = frozenset({str, int, float, bool, type(None)})
-_SHORT = _PLAIN - {int}
-_TEXT = {str}
+class _Unpacker(pickle.Unpickler):
+    """Calls nothing but what is known here: a message runs none of the code of whoever wrote it.
+
+    As the documentation of :mod:`pickle` restricts globals.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The few things that a value is put together by."""
+        try:
+            return _KNOWN[module, name]
+        except KeyError:
+            msg = f"{module}.{name} is not known"
+            raise pickle.UnpicklingError(msg) from None
 
 
-def _unpacked(value: dict[str, Any]) -> Any:
-    """What a dict stands for; what is in it is unpacked already."""
-    mark = value.get(_MARK)
-    if mark is None:
-        return value
-    items = value["items"]
-    if mark == "tuple":
-        return tuple(items)
-    if mark == "dict":
-        return dict(items)
-    if mark == "int":
-        return int(items, 16)
-    if mark == "bytes":
-        return base64.b64decode(items)
-    if mark == "frame":
-        function, file, line = items
-        return Frame(function=function, file=file, line=line)
-    msg = f"unknown mark {mark!r}"
-    raise ValueError(msg)
+def _frame(function: str, file: str, line: int | None) -> Frame:
+    return Frame(function=function, file=file, line=line)
 
 
-_decoder = json.JSONDecoder(object_hook=_unpacked)
-#: What is packed is a tree.
-_encoder = json.JSONEncoder(check_circular=False)
+#: Of the oldest Python that is supported.
+_PROTOCOL = 5
+#: And how each tells the value of an object of a class derived from it.
+_SCALARS: Mapping[Any, Callable[[Any], object]] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: lambda value: b"".join((value,)),
+}
+_KNOWN: Mapping[tuple[str, str], Any] = {
+    (one.__module__, one.__qualname__): one for one in (*_SCALARS, dict, tuple, _frame)
+}
+_KNOWN_IDS = frozenset(map(id, _KNOWN.values()))

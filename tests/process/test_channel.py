@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import fcntl
 import os
+import pickle
 import select
 import signal
 import sys
 import termios
 import threading
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from typing import NamedTuple
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -89,6 +96,60 @@ def test_what_has_no_form_on_the_wire_keeps_its_text() -> None:
         __slots__ = ()
 
     assert through({"a": Odd(), "b": Word("w"), "c": 1 + 2j}) == {"a": "odd", "b": "w", "c": "(1+2j)"}
+
+
+class Numbers(enum.IntEnum):
+    ONE = 1
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+def test_of_a_class_of_its_own_the_plain_value_is_kept() -> None:
+    """What a test has put into its properties needs no class on the other side."""
+    data = {"a": Numbers.ONE, "b": Pair(1, Pair("x", None)), "c": OrderedDict(z=1, a=Numbers), "d": [sys, len]}
+
+    told = through(data)
+
+    assert told == {"a": 1, "b": (1, ("x", None)), "c": {"z": 1, "a": str(Numbers)}, "d": [str(sys), str(len)]}
+    assert {type(one) for one in told.values()} == {int, tuple, dict, list}
+
+
+def test_of_what_only_looks_like_a_plain_value_the_text_is_kept() -> None:
+    """A mock says that it is of any class; a text may be its own text; and a mapping may refuse to be read."""
+
+    class Echo(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return self
+
+    class Locked(dict[str, int]):
+        def items(self) -> Any:
+            raise RuntimeError
+
+    mocked = Mock(spec=dict)
+
+    assert through({"a": mocked, "b": Echo("e"), "c": Locked(x=1)}) == {"a": str(mocked), "b": "e", "c": {"x": 1}}
+
+
+@pytest.mark.parametrize("what", [(os.mkdir, ("made",)), (eval, ("__import__('os').mkdir('made')",)), (Frame, ())])
+def test_a_message_calls_nothing(what: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever wrote it: a child that crashes may write anything."""
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return what
+
+    monkeypatch.chdir(tmp_path)
+    body = pickle.dumps(("Broken", {"text": Evil()}))
+
+    with pytest.raises(ChannelError, match="is not known"):
+        arrived(channel._HEADER.pack(len(body), zlib.crc32(body)) + body)
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frames_travel_as_frames() -> None:
