@@ -564,7 +564,8 @@ def test_after():
 #: By who lives below pytest besides the child and what that has started: nobody, a fork server and the copy of it that
 #: serves, or an interpreter that waits to be the child of a later test. With the options, and how many live in all.
 BELOW = {
-    "fork": ((), 2),
+    # Also where the options of all inner sessions say otherwise.
+    "fork": (("--faultguard-start=fork",), 2),
     "spawn": (("--faultguard-start=spawn",), 2),
     "forkserver": (("--faultguard-start=forkserver",), 4),
     "spawn-session": (("--faultguard", "--faultguard-start=spawn", "--faultguard-scope=session"), 2),
