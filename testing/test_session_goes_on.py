@@ -16,6 +16,7 @@ from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import from_json
 from pytest_faultguard.crash import signal_name
+from testing.harness import SESSION_SECONDS
 from testing.harness import Recorder
 from testing.harness import Report
 from testing.harness import RunPytest
@@ -158,7 +159,8 @@ def test_whatever_kills_it_the_test_fails_once_and_its_neighbours_pass(
     """One session with every way to die, each told by its own ending."""
     pytester.makepyfile(test_victims=victims())
 
-    result = run_pytest(*xdist_args)
+    # So many children take a while where each is an interpreter that starts clean.
+    result = run_pytest(*xdist_args, timeout=3 * SESSION_SECONDS)
 
     expected: dict[str, list[str]] = {}
     for name in POSSIBLE:

@@ -189,6 +189,7 @@ TIMEOUT = 1.0
 
 
 @pytest.mark.usefixtures("programs", "start_pytest")
+@pytest.mark.forked_only("a fresh interpreter takes its time to start")
 def test_next_test_starts_about_timeout_seconds_later(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
 ) -> None:
@@ -264,6 +265,7 @@ def test_it(slow):
     assert 0.3 < report.duration < 0.5 + SLACK_SECONDS
 
 
+@pytest.mark.forked_only("a fresh interpreter ends within faultguard_end_timeout: see test_starts.py")
 @pytest.mark.usefixtures("programs", "start_pytest")
 def test_hang_after_the_last_report_has_a_bound_of_its_own(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
