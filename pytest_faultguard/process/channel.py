@@ -491,24 +491,20 @@ class _Packer(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         """How to put together what is no plain value; of anybody else's object, only its text is asked for."""
-        if id(value) in _KNOWN_IDS:
-            return NotImplemented  # It is called when the value behind it is put together: its name will do.
+        if value is _same or value is _frame:
+            return NotImplemented  # Its name will do.
         kind = type(value)
         if kind is Frame:
             return _frame, (value.function, value.file, value.line)
         try:
             # By the plain type's own methods: those of its class may be anything.
-            if issubclass(kind, dict):
-                return dict, (list(dict.items(value)),)
-            if issubclass(kind, tuple):
-                return tuple, (list(tuple.__iter__(value)),)
-            for plain, value_of in _SCALARS.items():
+            for plain, value_of in _PLAIN.items():
                 if issubclass(kind, plain):
-                    return plain, (value_of(value),)
+                    return _same, (value_of(value),)
             # What has no form on the wire keeps its text, which is all that junitxml and the terminal would have used.
-            return str, (str.__str__(str(value)),)
+            return _same, (str.__str__(str(value)),)
         except Exception:  # noqa: BLE001 - the test's own code.
-            return str, (object.__repr__(value),)
+            return _same, (object.__repr__(value),)
 
 
 class _Unpacker(pickle.Unpickler):
@@ -518,12 +514,17 @@ class _Unpacker(pickle.Unpickler):
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        """The few things that a value is put together by."""
+        """The two functions that a value is put together by."""
         try:
             return _KNOWN[module, name]
         except KeyError:
             msg = f"{module}.{name} is not known"
             raise pickle.UnpicklingError(msg) from None
+
+
+def _same(value: object) -> object:
+    """What a value is put together by that is plain already."""
+    return value
 
 
 def _frame(function: str, file: str, line: int | None) -> Frame:
@@ -532,14 +533,13 @@ def _frame(function: str, file: str, line: int | None) -> Frame:
 
 #: Of the oldest Python that is supported.
 _PROTOCOL = 5
-#: And how each tells the value of an object of a class derived from it.
-_SCALARS: Mapping[Any, Callable[[Any], object]] = {
+#: How each tells the value of an object of a class derived from it.
+_PLAIN: Mapping[Any, Callable[[Any], object]] = {
     int: int.__int__,
     float: float.__float__,
     str: str.__str__,
     bytes: lambda value: b"".join((value,)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    dict: lambda value: dict(dict.items(value)),
 }
-_KNOWN: Mapping[tuple[str, str], Any] = {
-    (one.__module__, one.__qualname__): one for one in (*_SCALARS, dict, tuple, _frame)
-}
-_KNOWN_IDS = frozenset(map(id, _KNOWN.values()))
+_KNOWN: Mapping[tuple[str, str], Any] = {(one.__module__, one.__qualname__): one for one in (_same, _frame)}
