@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import linecache
+import shlex
+import textwrap
 import traceback
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -111,6 +116,44 @@ def a_report(crash: Crash) -> pytest.TestReport:
         longrepr=longrepr,
         when="call",
     )
+
+
+@pytest.mark.parametrize("style", ["long", "native"])
+def test_pytest_shows_the_same_of_narrowed_files(style: Literal["long", "native"]) -> None:
+    """At every line of every function of real modules: what pytest need not parse is nothing that it shows."""
+    lines = 0
+    for module in (textwrap, shlex):
+        assert module.__file__
+        path = Path(module.__file__)
+        whole = path.read_text()
+        functions = [node for node in ast.walk(ast.parse(whole)) if isinstance(node, ast.FunctionDef)]
+        for function in functions:
+            assert function.end_lineno
+            for line in range(function.lineno, function.end_lineno + 1):
+                made = report.traceback_of((Frame(function=function.name, file=str(path), line=line),))
+                excinfo = pytest.ExceptionInfo.from_exception(ZeroDivisionError().with_traceback(made))
+                plain = str(excinfo.getrepr(style=style))
+                with report.narrowed(made):
+                    seen = linecache.getlines(str(path))
+                    assert str(excinfo.getrepr(style=style)) == plain
+                assert len(seen) == whole.count("\n")
+                assert "".join(seen).strip()
+                assert "".join(linecache.getlines(str(path))) == whole
+                lines += 1
+    assert lines > 250
+
+
+def test_a_frame_in_no_statement_narrows_nothing(source: Path) -> None:
+    """What a dump tells may not fit the file, which may have changed or be no Python."""
+    source.write_text("\n\n" + SOURCE)
+    linecache.checkcache(str(source))
+    with report.narrowed(report.traceback_of((Frame(function="lower", file=str(source), line=1),))):
+        assert linecache.getlines(str(source)) == source.read_text().splitlines(keepends=True)
+    with report.narrowed(report.traceback_of((Frame(function="nowhere", file="/does/not/exist.py", line=3),))):
+        assert not linecache.getlines("/does/not/exist.py")
+    source.write_text("this is no Python\n")
+    with report.narrowed(report.traceback_of(frames(source))):
+        assert linecache.getlines(str(source)) == ["this is no Python\n"]
 
 
 def test_a_dressed_report_shows_the_cause_and_the_evidence(source: Path) -> None:

@@ -530,7 +530,8 @@ class GuardedItem:
         item.stash[crash_key] = crash, sections, properties, evidence
         item.stash[xfailed_key] = self._xfail(crash)
         try:
-            report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            with reporting.narrowed(call.excinfo and call.excinfo.tb):
+                report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
         finally:
             del item.stash[crash_key]
             del item.stash[xfailed_key]
