@@ -177,7 +177,7 @@ class _Scouting:
         """Wait until the scout has done one thing more."""
         ended = True
         try:
-            remains = scout.guard.give(None, self._limits)
+            remains = scout.guard.give((), self._limits)
             if remains is None:
                 ended = False
             elif scout.broken:

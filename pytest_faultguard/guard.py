@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -241,17 +242,15 @@ class Guard:
         """Whether the child has crashed or left while it waited for an order."""
         return self._watch is None or self._watch.has_ended()
 
-    def give(
-        self, order: Order | None, limits: Limits, *, ahead: Order | None = None, begun_at: Seconds | None = None
-    ) -> Remains | None:
-        """Have the child carry out an order; None where it waits for the next one, else it has ended.
+    def give(self, orders: Sequence[Order], limits: Limits, *, begun_at: Seconds | None = None) -> Remains | None:
+        """Have the child carry out the first of these orders; None where it has done so, else it has ended.
 
-        ``ahead`` is what it may go on with then, at once. No order at all is one that was given ahead, and that the child
-        has begun then.
+        The others are what it may go on with then, at once. ``begun_at`` is when it began with one that was given so, and
+        that is the one to be waited for: then all of these come behind it. Without any it does what it was born for.
 
         Raises as :meth:`run`.
         """
-        return self._order((order, ahead), limits, has_begun=order is None, begun_at=begun_at)
+        return self._order(orders, limits, has_begun=begun_at is not None or not orders, begun_at=begun_at)
 
     def end(self, limits: Limits, *, interrupted: bool = False) -> Remains:
         """Have the child leave; ``interrupted`` where it does something of which nobody wants to hear any more.
@@ -264,7 +263,7 @@ class Guard:
 
     def _order(
         self,
-        given: Iterable[Order | None],
+        given: Iterable[Order],
         limits: Limits,
         *,
         has_begun: bool = False,
@@ -282,8 +281,7 @@ class Guard:
                 self._start_clocks(watch)
                 try:
                     for order in given:
-                        if order is not None:
-                            orders.send(order)
+                        orders.send(order)
                     if interrupted:
                         watch.interrupt()
                 except (BrokenPipeError, ChannelError):

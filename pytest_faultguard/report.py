@@ -11,10 +11,12 @@ import ast
 import contextlib
 import functools
 import linecache
+import operator
 import traceback
 import types
 from bisect import bisect_right
 from collections import defaultdict
+from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -138,6 +140,28 @@ def _frame(frame: Frame) -> types.FrameType:
         *_, (raised, _) = traceback.walk_tb(error.__traceback__)
         return raised
     raise AssertionError
+
+
+#: What :class:`pytest.TestReport` is made of, by name.
+_ARGUMENTS = (
+    "nodeid",
+    "location",
+    "keywords",
+    "outcome",
+    "longrepr",
+    "when",
+    "sections",
+    "duration",
+    "start",
+    "stop",
+    "user_properties",
+)
+arguments_of: Callable[[pytest.TestReport], tuple[Any, ...]] = operator.attrgetter(*_ARGUMENTS)
+
+
+def made_of(arguments: tuple[Any, ...]) -> pytest.TestReport:
+    """The report that had these."""
+    return pytest.TestReport(**dict(zip(_ARGUMENTS, arguments, strict=True)))
 
 
 def survived(item: pytest.Item, expected: str, raised: BaseException | None) -> BaseException:

@@ -245,3 +245,45 @@ def test_the_check_may_end_the_session(pytester: pytest.Pytester, run_pytest: Ru
 
     assert result.ret == 7
     assert list(recorder.outcomes()) == ["test_poisons"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-n1"],
+        ["--faultguard", "--faultguard-scope=function"],
+        ["--faultguard"],
+        ["--faultguard", "--faultguard-start=forkserver"],
+        ["--faultguard", "--faultguard-start=spawn"],
+    ],
+    ids=" ".join,
+)
+def test_others_may_say_how_a_report_is_sent(pytester: pytest.Pytester, run_pytest: RunPytest, args: list[str]) -> None:
+    """Of a test that passed, too, and on both sides: as where pytest-xdist sends them."""
+    pytester.makeconftest(
+        """
+        import os
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_report_to_serializable(report):
+            data = yield
+            return {**data, "sent_by": os.getpid()}
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_report_from_serializable(data):
+            report = yield
+            report.sent_to = os.getpid()
+            return report
+
+        def pytest_runtest_logreport(report):
+            with open("sent", "a") as file:
+                print(vars(report).get("sent_by") not in {None, os.getpid()}, vars(report).get("sent_to"), file=file)
+        """
+    )
+    pytester.makepyfile("def test_it(): pass")
+
+    run_pytest(*args).assert_outcomes(passed=1)
+
+    lines = [line.split() for line in (pytester.path / "sent").read_text().splitlines()]
+    assert [sent for sent, to in lines if to != "None"] == ["True"] * 3

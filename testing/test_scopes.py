@@ -431,22 +431,110 @@ def test_crash_of_a_child_that_ran_ahead_has_its_true_duration(
     assert recorder.report("test_2").duration >= 0.25
 
 
+@pytest.mark.parametrize("trivial", [0, 5])
+@pytest.mark.parametrize(
+    "talk", ['print("x" * 300_000)', "[warnings.warn('x' * 300 + str(number)) for number in range(400)]"]
+)
 def test_wait_for_pytest_does_not_count_against_a_child_that_ran_ahead(
-    pytester: pytest.Pytester, run_pytest: RunPytest
+    pytester: pytest.Pytester, run_pytest: RunPytest, talk: str, trivial: int
 ) -> None:
-    """Its setup has said more than fits into the channel while pytest was busy."""
+    """Its setup has said more than fits into the channel while pytest was busy, in one message or in many."""
     pytester.makeconftest(BUSY.format(seconds=1.5))
     pytester.makepyfile(
-        """
+        f"""
+        import time
+        import warnings
         import pytest
         @pytest.fixture
-        def talkative(): print("x" * 300_000)
+        def talkative(): {talk}
         def test_1(): pass
-        def test_2(talkative): pass
+        @pytest.mark.parametrize("number", range({trivial}))
+        def test_trivial(number): pass
+        def test_2(talkative): time.sleep(0.2)
         """
     )
 
-    run_pytest("--faultguard", "--faultguard-timeout=1").assert_outcomes(passed=2)
+    run_pytest("--faultguard", "--faultguard-timeout=1").assert_outcomes(passed=2 + trivial, skipped=int(not trivial))
+
+
+def test_wait_for_orders_does_not_count_against_a_child(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """It had done all that it was told of ahead, while pytest was busy with the first."""
+    pytester.makeconftest(BUSY.format(seconds=1.5))
+    pytester.makepyfile(
+        """
+        import time
+        import pytest
+        def test_1(): pass
+        @pytest.mark.parametrize("number", range(40))
+        def test_other(number): time.sleep(0.2 if number in {10, 11, 12, 13} else 0)
+        """
+    )
+
+    run_pytest("--faultguard", "--faultguard-timeout=1").assert_outcomes(passed=41)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_each_test_runs_once_and_in_order_however_many_were_ordered_ahead(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes, start: str
+) -> None:
+    """After a failure, a crash, and a test that is not guarded, what was ordered ahead is ordered anew."""
+    pytester.makeconftest(PIDS)
+    pytester.makepyfile(
+        """
+        import ctypes
+        import pytest
+
+        def end(number):
+            assert number not in {3, 20, 21}
+            if number == 30:
+                ctypes.memset(0, 0, 1)
+
+        @pytest.mark.parametrize(
+            "number",
+            [
+                pytest.param(one, marks=[] if one == 40 else [pytest.mark.faultguard(scope="module")])
+                for one in range(60)
+            ],
+        )
+        def test_it(number): end(number)
+        """
+    )
+
+    run_pytest(f"--faultguard-start={start}", "--faultguard-confirm=off").assert_outcomes(passed=56, failed=4)
+
+    assert [nodeid.rpartition("::")[2] for nodeid, *_ in notes.lines()] == [f"test_it[{one}]" for one in range(60)]
+
+
+def test_orders_that_nobody_reads_make_nobody_wait(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """With long names, and with pipes of a page, as the kernel gives them to who has many: the deadline is kept."""
+    pytester.makeconftest(
+        """
+        import fcntl
+        import os
+
+        PAGE = os.sysconf("SC_PAGE_SIZE")
+        make = os.pipe2
+
+        def small(flags):
+            ends = make(flags)
+            assert fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PAGE) == PAGE
+            return ends
+
+        os.pipe2 = small
+        """
+    )
+    pytester.makepyfile(
+        """
+        import time
+        import pytest
+        @pytest.mark.parametrize("number", range(30), ids=lambda number: f"{number}-" + "n" * 3_000)
+        def test_long(number): pass
+        @pytest.mark.parametrize("number", range(30), ids=lambda number: f"{number}-" + "n" * 80)
+        def test_short(number): time.sleep(60 * (number == 2))
+        """
+    )
+
+    run_pytest("--faultguard", "--faultguard-timeout=3").assert_outcomes(passed=59, failed=1)
 
 
 def test_stop_after_a_failure_stops_the_child_too(

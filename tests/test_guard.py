@@ -469,7 +469,7 @@ def test_a_child_does_one_thing_after_another_by_itself(seen: Seen) -> None:
         finish(line)
 
     guard.start(target)
-    while (remains := guard.give(None, limits)) is None:
+    while (remains := guard.give((), limits)) is None:
         pass
 
     assert remains.ending is None
@@ -489,7 +489,7 @@ def test_a_child_is_ended_whatever_it_does(seen: Seen) -> None:
 
     guard.start(target)
     os.close(writing)
-    guard.give(None, Limits(timeout=20))
+    guard.give((), Limits(timeout=20))
     guard.end_now()
     guard.end_now()
 

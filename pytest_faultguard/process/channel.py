@@ -7,18 +7,21 @@ its message was not sent.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickle
 import select
 import struct
+import sys
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+from typing import NamedTuple
 from typing import TypeAlias
 from typing import final
 from typing import get_args
@@ -37,11 +40,12 @@ _MAX_FRAME_BYTES = 1 << 30
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(NamedTuple):
     """One report, as ``pytest_report_to_serializable`` gave it, and what that leaves out."""
 
     data: dict[str, Any]
+    #: Instead of ``data``, what :class:`pytest.TestReport` makes the same report of; most reports have nothing more.
+    arguments: tuple[Any, ...] = ()
     #: Whether the text in it was an object that shows itself: a doctest's failure, a fixture that does not exist.
     was_object: bool = False
     #: How many subtests of this test have failed so far.
@@ -56,8 +60,7 @@ class Report:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
+class Expected(NamedTuple):
     """From here on a crash would be an expected failure."""
 
     reason: str
@@ -70,16 +73,14 @@ class Expected:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capturing:
+class Capturing(NamedTuple):
     """From here on a fixture of the test's keeps what is written, in the child's memory."""
 
     fixture: str
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
+class Warned(NamedTuple):
     """A warning that the session's summary must show."""
 
     category_module: str
@@ -93,8 +94,7 @@ class Warned:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Noted:
+class Noted(NamedTuple):
     """What the test has said to the junitxml file since the last report: of the whole session, and of itself."""
 
     session_properties: tuple[tuple[str, str], ...]
@@ -102,24 +102,21 @@ class Noted:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(NamedTuple):
     """What a plugin keeps of the test at its item, and reads there in the parent."""
 
     attributes: dict[str, Any]
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Said(NamedTuple):
     """What the child has written between two tests: to the terminal, for it belongs to none of them."""
 
     texts: dict[str, str]
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Covered:
+class Covered(NamedTuple):
     """What coverage.py has measured in the child since the last one."""
 
     context: str | None
@@ -133,8 +130,7 @@ class Covered:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
+class Stopped(NamedTuple):
     """The test asked the session to end: ``KeyboardInterrupt`` or ``pytest.exit``."""
 
     reason: str | None
@@ -145,8 +141,7 @@ class Stopped:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """The target has ended; what follows is the end of the process."""
 
     shouldstop: str | bool
@@ -154,8 +149,7 @@ class Finished:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Idle:
+class Idle(NamedTuple):
     """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on.
 
     The first one says that a child has begun which did not begin as a copy of pytest's process.
@@ -176,8 +170,7 @@ class Idle:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collecting:
+class Collecting(NamedTuple):
     """A collector is being collected, within those that are not done yet; :class:`Idle` says that the last one is done."""
 
     #: The name of its class: a file may be collected by several.
@@ -188,8 +181,7 @@ class Collecting:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(NamedTuple):
     """Tests that a child did not find which has collected them anew."""
 
     #: Their places among the session's items.
@@ -199,29 +191,31 @@ class Missing:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """An order: run a test."""
 
     #: Its place among the session's items.
     item: int
     #: That of the one whose fixtures are to be left standing; None for none.
     nextitem: int | None
-    #: Where the child does not know that one, how many of the test's collectors they have in common.
-    shared: int = 0
+    #: What its reports say where it is: to find that out costs more than to be told. None where that is long.
+    location: tuple[str, int | None, str] | None
     #: How many tests have failed so far, in all processes.
     failed: int
+    #: Where the child does not know the next one, how many of the test's collectors they have in common.
+    shared: int = 0
     #: Which attempt of pytest-rerunfailures this is; 0 where it does not run the test.
     attempt: int = 0
     #: After this many seconds the guard may have given up the test: then the child does not go on by itself.
     timeout: float | None = None
     #: Whether the test before it is still to be run: this order holds only if the child goes on after that.
     ahead: bool = False
+    #: Whether the guard is to hear at once that it was carried out.
+    rings: bool = True
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trim:
+class Trim(NamedTuple):
     """An order: tear down what was set up for more than one test, and a test does not need."""
 
     #: Its place among the session's items.
@@ -229,14 +223,12 @@ class Trim:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leave:
+class Leave(NamedTuple):
     """An order: tear down all that is left, and end."""
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(NamedTuple):
     """What a fresh interpreter must know to be a part of a pytest session; it finds it in a file."""
 
     #: pytest's own invocation: the arguments, the plugins by name, and the directory.
@@ -257,8 +249,7 @@ class Letter:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
+class Charge(NamedTuple):
     """What a child must know that has inherited nothing of its own from its guard; it finds it in a file as well."""
 
     #: What it is to collect, and of that its tests: each one's place among the session's items, and node id.
@@ -276,19 +267,17 @@ class Charge:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class Broken(NamedTuple):
     """The target itself raised: the traceback."""
 
     text: str
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(NamedTuple):
     """A rescued record as text; the value is None until it could be had."""
 
-    index: int
+    place: int
     key: str
     value: str | None
 
@@ -427,6 +416,8 @@ class Receiver:
         self._buffer = bytearray()
         #: Whether every writer is gone.
         self.closed = False
+        #: Until then, on the monotonic clock, the sender may have waited for room in the channel.
+        self.was_full_at = 0.0
 
     @property
     def is_amid(self) -> bool:
@@ -447,10 +438,22 @@ class Receiver:
                 return
             if not data:
                 self.closed = True
+            elif len(data) > self._room:
+                self.was_full_at = time.monotonic()
             self._buffer += data
             yield from self._decode()
             if len(data) < _READ_BYTES:
                 return
+
+    @functools.cached_property
+    def _room(self) -> int:
+        """So much fits in any case: a pipe may use its pages by half, where two frames do not fit into one."""
+        import fcntl  # Here, for Windows has none, and imports this module.
+
+        try:
+            return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) // 2 - select.PIPE_BUF
+        except OSError:
+            return sys.maxsize  # A file.
 
     def _decode(self) -> Iterator[Message]:
         while len(self._buffer) >= _HEADER.size:
@@ -470,17 +473,16 @@ class Receiver:
 
 
 def _encode(message: Message) -> bytes:
-    fields = {name: getattr(message, name) for name in message.__slots__}
     file = io.BytesIO()
-    _Packer(file, _PROTOCOL).dump((type(message).__name__, fields))
+    _Packer(file, _PROTOCOL).dump((type(message).__name__, *message))
     body = file.getvalue()
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
 def _message(body: bytes) -> Message:
     try:
-        name, fields = _Unpacker(io.BytesIO(body)).load()
-        return _KINDS[name](**fields)
+        name, *fields = _Unpacker(io.BytesIO(body)).load()
+        return _KINDS[name](*fields)
     except Exception as error:
         msg = f"a message could not be read: {error}"
         raise ChannelError(msg) from error

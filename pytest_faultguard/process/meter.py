@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from typing import final
 
+from pytest_faultguard.descriptors import identity
 from pytest_faultguard.process import proc
+from pytest_faultguard.process.child import moved_up
 
 try:
     import resource
@@ -53,6 +55,7 @@ class Meter:
 
     def __init__(self, *, has_execed: bool = False) -> None:
         self._base: Seconds = 0.0
+        self._resetting = -1, identity(-1)
         self._has_execed = has_execed
         self._inherited_peak = 0
         if has_execed:
@@ -65,18 +68,15 @@ class Meter:
     def begin(self) -> None:
         """Another test begins, and not the first thing that this process does."""
         # `ru_maxrss` of a process that was forked, and has started no other program, is VmHWM, which this resets. Where
-        # the kernel cannot, the peak is that since the child's birth. Opened each time, for the test may close all.
+        # the kernel cannot, the peak is that since the child's birth.
+        fd, file = self._resetting
         try:
-            fd = os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC)
+            if file is None or identity(fd) != file:  # The test may have closed all, and opened others.
+                fd = moved_up(os.open("/proc/self/clear_refs", os.O_WRONLY | os.O_CLOEXEC))
+                self._resetting = fd, identity(fd)
+            os.write(fd, b"5")
         except OSError:
             pass
-        else:
-            try:
-                os.write(fd, b"5")
-            except OSError:
-                pass
-            finally:
-                os.close(fd)
         self._base = _cpu_seconds(
             resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         )

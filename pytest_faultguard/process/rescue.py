@@ -141,8 +141,8 @@ def _teller(records: tuple[journal.Record, ...], start: int, writing: int) -> No
     sender = Sender(writing)
     for index, record in enumerate(records[start:], start):
         key = text_of(_load(record.load_key))
-        sender.send(Told(index=index, key=key, value=None))
-        sender.send(Told(index=index, key=key, value=text_of(_load(record.load_value))))
+        sender.send(Told(place=index, key=key, value=None))
+        sender.send(Told(place=index, key=key, value=text_of(_load(record.load_value))))
 
 
 class _Unloadable:

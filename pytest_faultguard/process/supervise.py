@@ -282,9 +282,9 @@ class Watch:
         # A function of its own: CPython looks for signals where a loop jumps back, and that jump is outside of any `try`
         # around the loop (3.11 to 3.13, as `dis` shows), so what a handler raises there would pass by the burial.
         self._read_channel()  # A child that goes on has spoken meanwhile.
-        if self._receiver.is_amid:
-            # It waits for room in the channel, and has done so for nobody knows how long: that was our time, not its own.
-            self._put_off(time.monotonic() - self.begun_at)
+        if self._receiver.was_full_at > self.begun_at:
+            # It waited for room in the channel, and nobody knows for how long: that was our time, not its own.
+            self._put_off(self._receiver.was_full_at - self.begun_at)
         while not self._dead and not self._idle:
             self._turn()
         self._read_channel()

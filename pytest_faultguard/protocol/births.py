@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import astuple
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from typing import final
@@ -94,7 +93,7 @@ class Births:
             overture = _overture()
             try:
                 letter = _letter(self._session)
-                charge = replace(charge, fds={**charge.fds, **overture.fds()})
+                charge = charge._replace(fds={**charge.fds, **overture.fds()})
                 _spawn(guard, "spawned", (letter, charge), list(charge.fds.values()), ())
                 _await_begin(guard, errors, overture, "a fresh interpreter")
             finally:
@@ -122,9 +121,9 @@ class Births:
             letter = _letter(self._session)
             # It has the terminal, so nothing is captured and nothing passed on; and no clock runs.
             args = ("--capture=no", "-ofaulthandler_timeout=0", *letter.args)
-            letter = replace(letter, args=args, options={**letter.options, "capture": "no"})
+            letter = letter._replace(args=args, options={**letter.options, "capture": "no"})
             files = {name: fd for name, fd in charge.fds.items() if name not in {"relay", "relay target", "turns"}}
-            charge = replace(charge, fds={**files, **overture.fds()})
+            charge = charge._replace(fds={**files, **overture.fds()})
             letter_fd = _file(letter, charge)
             words = exec_command(self._session.config)
             try:
@@ -235,7 +234,7 @@ class _Server:
             with theirs:
                 wanted = [item for item in session.items if is_guarded(item)]
                 wanted = [item for item in wanted if settings_of(item).start == "forkserver"]
-                letter = replace(_letter(session), paths=paths_of(session.config, dict(enumerate(wanted))))
+                letter = _letter(session)._replace(paths=paths_of(session.config, dict(enumerate(wanted))))
                 keep = [theirs.fileno(), *self.overture.fds().values()]
                 _spawn(self._guard, "server", (letter,), keep, keep)
                 _await_begin(self._guard, lambda: "\n".join(self._errors), self.overture, "the fork server")
@@ -262,7 +261,7 @@ class _Server:
                 guard.adopt(lambda wiring: self._ask([*astuple(wiring), *fds]))
         except LaunchError as error:
             if self.is_lost and self._guard.has_ended():
-                remains = self._guard.give(None, Limits(timeout=_FORK_BOUND))
+                remains = self._guard.give((), Limits(timeout=_FORK_BOUND))
                 if remains is not None:
                     raise _failure(remains, "\n".join(self._errors), self.overture, str(error)) from None
             raise
@@ -328,7 +327,7 @@ def _socketpair() -> tuple[socket.socket, socket.socket]:
 @contextmanager
 def _packed(charge: Charge) -> Generator[list[int]]:
     """A charge as it goes through a socket: the file that it is in, and those that it names by their order."""
-    charge_fd = _file(replace(charge, fds={name: number for number, name in enumerate(charge.fds)}))
+    charge_fd = _file(charge._replace(fds={name: number for number, name in enumerate(charge.fds)}))
     try:
         yield [charge_fd, *charge.fds.values()]
     finally:
@@ -336,7 +335,7 @@ def _packed(charge: Charge) -> Generator[list[int]]:
 
 
 def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:
-    remains = guard.give(None, Limits(timeout=_BOUND, grace=guard.limits.grace))
+    remains = guard.give((), Limits(timeout=_BOUND, grace=guard.limits.grace))
     if remains is not None:
         raise _failure(remains, errors(), overture, f"{what} did not begin")
 

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import time
+from collections import deque
 from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -69,6 +70,11 @@ from pytest_faultguard.triage.bisect import minimal
 #: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
 _TRIALS = 10
 _TRIAL_LIMITS = Limits(timeout=60.0)
+#: So many items a child is told of ahead, at most, and after every how many of them it rings.
+_AHEAD = 12
+_RINGING = 6
+#: All the orders that have not been read must not fill a pipe, which may hold no more than a page: we would wait.
+_LOCATION_BYTES = 200
 #: As good as no limit.
 _A_DAY: Seconds = 86_400.0
 #: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
@@ -159,10 +165,11 @@ class Child:
         self.item: Runs | None = None
         #: The places of the items that it has run.
         self.trail: list[int] = []
-        #: The place of the item for which it leaves fixtures standing, and of the one that it was told of ahead.
+        #: The place of the item for which it leaves fixtures standing.
         self.awaited: int | None = None
-        self.ahead: int | None = None
-        #: Whether it goes on with that one by itself, and since when.
+        #: The places of those that it was told of ahead and has not begun, as far as is known here, and when that was.
+        self.ahead: deque[tuple[int, Seconds]] = deque()
+        #: Whether it goes on with the first of those by itself, and since when.
         self.goes_on = False
         self.went_on_at: Seconds = 0.0
         #: Whether what it does now is the teardown of what several items have shared.
@@ -234,18 +241,21 @@ class Child:
             with self._guarding(item):
                 return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
         assert place is not None
-        order = self.order(place, nextplace, attempt=attempt)
-        begun_at = self.went_on_at if self.has_begun(place) else None
-        if begun_at is not None:
-            item.phase_started_at = begun_at
-        ahead = None if attempt else self._config.stash[children_key].order_ahead(self, place, nextplace)
-        self.awaited, self.ahead, self.goes_on = nextplace, None if ahead is None else ahead.item, False
+        orders, begun_at = list[Run](), None
+        if self.has_begun(place):
+            _, given_at = self.ahead.popleft()
+            # It may have waited for it.
+            item.phase_started_at = begun_at = max(self.went_on_at, given_at)
+        else:
+            self.ahead.clear()
+            orders.append(self.order(place, nextplace, attempt=attempt))
+        if not attempt:
+            orders += self._config.stash[children_key].orders_ahead(self, place, nextplace)
+        self.awaited, self.goes_on = nextplace, False
         self.trail.append(place)
         self._sweep.end()
         with self._guarding(item):
-            remains = self.guard.give(
-                order if begun_at is None else None, item.settings.limits, ahead=ahead, begun_at=begun_at
-            )
+            remains = self.guard.give(orders, item.settings.limits, begun_at=begun_at)
         if self.is_astray:
             self._sweep.begin()
         return remains
@@ -264,7 +274,7 @@ class Child:
             self.check_found(place)
             self.item, item.phase_started_at = item, time.monotonic()
             with self._guarding(item):
-                remains = self.guard.give(self.order(place, None, attempt=item.attempt), item.settings.limits)
+                remains = self.guard.give((self.order(place, None, attempt=item.attempt),), item.settings.limits)
                 return self.guard.end(self._limits_of_end(item)) if remains is None else remains
         except BaseException:
             if not self.guard.is_buried:
@@ -285,7 +295,9 @@ class Child:
             )
             raise LaunchError(msg.rstrip())
 
-    def order(self, place: int, nextplace: int | None, *, attempt: int = 0, ahead: bool = False) -> Run:
+    def order(
+        self, place: int, nextplace: int | None, *, attempt: int = 0, ahead: bool = False, rings: bool = True
+    ) -> Run:
         """To run an item, and then to leave standing what the next one needs."""
         item, shared = self.items[place], 0
         if nextplace is not None and nextplace not in self.items:
@@ -295,20 +307,22 @@ class Child:
             item=place,
             nextitem=nextplace,
             shared=shared,
+            location=item.location if len(str(item.location).encode()) <= _LOCATION_BYTES else None,
             failed=item.session.testsfailed,
             attempt=attempt,
             timeout=settings_of(item).limits.timeout,
             ahead=ahead,
+            rings=rings,
         )
 
     def has_begun(self, place: int) -> bool:
         """Whether it runs the item at that place already."""
-        return self.goes_on and self.ahead == place
+        return self.goes_on and bool(self.ahead) and self.ahead[0][0] == place
 
     @property
     def is_astray(self) -> bool:
         """Whether it has gone on with an item for which nobody has asked any more."""
-        return self.goes_on and self.ahead is not None
+        return self.goes_on and bool(self.ahead)
 
     def trim(self, place: int) -> Remains | None:
         """Tear down what an item does not need, some that were not guarded having run since the last one."""
@@ -316,7 +330,7 @@ class Child:
         assert item is not None
         limits = self._limits_of_end(item)
         with self._guarding(item):
-            remains = self.guard.give(Trim(nextitem=place), limits)
+            remains = self.guard.give((Trim(nextitem=place),), limits)
         self.is_ending = remains is not None
         return remains
 
@@ -491,26 +505,35 @@ class Children:
             items = {one: other for one, other in self.items.items() if one >= first and self._key(other) == key}
         return Child(item.config, settings.limits, node, start, items)
 
-    def order_ahead(self, child: Child, place: int, nextplace: int | None) -> Run | None:
-        """What a child may do when it has run an item, without waiting for us to log that: the next one, if it is its own.
+    def orders_ahead(self, child: Child, place: int, nextplace: int | None) -> list[Run]:
+        """What a child may do when it has run an item, without waiting for us to log that: the next ones that are its own.
 
         Not where that might be noticed: while somebody reads along, or where this process has fixtures to tear down
-        between the two, or another item might come.
+        between the two, or another item might come. Several, for to wake us after each costs the child as much as a short
+        test does: it rings after some of them, while it has others to do.
         """
-        items, session = self._session.items, self._session
+        session = self._session
         if (
             nextplace != place + 1
             or hasattr(session.config, "workerinput")
             or reruns.is_active(session.config)
             or child.output.turns.are_taken
             or session._setupstate.stack
-            or self._child_of(items[nextplace]) is not child
-            or nextplace not in child.items
         ):
-            return None
-        following = items[nextplace + 1] if nextplace + 1 < len(items) else None
-        stays = following is not None and child.node in following.listchain()
-        return child.order(nextplace, nextplace + 1 if stays else None, ahead=True)
+            return []
+        orders = list[Run]()
+        number = child.ahead[-1][0] + 1 if child.ahead else nextplace
+        while number <= place + _AHEAD and self._is_of(number, child):
+            child.ahead.append((number, time.monotonic()))
+            follows = self._is_of(number + 1, child)
+            stays = follows or (number + 1 in self.items and child.node in self.items[number + 1].listchain())
+            nextnumber = number + 1 if stays else None
+            orders.append(child.order(number, nextnumber, ahead=True, rings=not follows or number % _RINGING == 0))
+            number += 1
+        return orders
+
+    def _is_of(self, place: int, child: Child) -> bool:
+        return place in child.items and self._child_of(self.items[place]) is child
 
     def with_trail(self, crash: Crash, child: Child) -> Crash:
         """A crash of the last item of a child, with those that had run before."""

@@ -228,9 +228,10 @@ class Inside:
     def carry_out(self, orders: Orders) -> None:
         """Do what is ordered, until that is to leave."""
         items, session = self._items, self._session
+        checks = self._config.hook.pytest_faultguard_healthcheck
         goes_on = False
         while True:
-            unhealthy = ""
+            unhealthy, rings = "", True
             order = orders.wait()
             texts = self._output.between_tests()
             if texts:
@@ -238,8 +239,10 @@ class Inside:
             match order:
                 case Run(ahead=True) if not goes_on:
                     continue  # It will be given again, when what has happened is known.
-                case Run(item=place, failed=failed):
+                case Run(item=place, failed=failed, rings=rings):
                     item = items[place]
+                    if order.location is not None:
+                        vars(item)["location"] = order.location  # It is remembered there.
                     session.testsfailed, self._attempt = failed, order.attempt
                     nextitem = self._kept_for(item, order.nextitem, order.shared)
                     late = math.inf if order.timeout is None else time.monotonic() + order.timeout - _MARGIN
@@ -247,7 +250,7 @@ class Inside:
                     goes_on = not (session.shouldstop or session.shouldfail or session.testsfailed > failed)
                     # The next test would empty the journal before its guard has read what this one has left.
                     goes_on = goes_on and time.monotonic() < late
-                    unhealthy = _health_of(item) if self._is_shared else ""
+                    unhealthy = _health_of(item) if self._is_shared and checks.get_hookimpls() else ""
                 case Trim(nextitem=following):
                     goes_on = False
                     self._tear_down_late(items[following])
@@ -258,16 +261,18 @@ class Inside:
                     raise AssertionError(other)
             unfit = self._unfit()
             goes_on = goes_on and not (unfit or unhealthy)
-            self._line.sender.ring(
-                Idle(
-                    goes_on=goes_on,
-                    shouldstop=session.shouldstop,
-                    shouldfail=session.shouldfail,
-                    unfit=unfit,
-                    unhealthy=unhealthy,
-                    at=time.monotonic(),
-                )
+            idle = Idle(
+                goes_on=goes_on,
+                shouldstop=session.shouldstop,
+                shouldfail=session.shouldfail,
+                unfit=unfit,
+                unhealthy=unhealthy,
+                at=time.monotonic(),
             )
+            if goes_on and not rings:
+                self._send(idle)
+            else:
+                self._line.sender.ring(idle)
 
     def _kept_for(self, item: pytest.Item, following: int | None, shared: int) -> pytest.Item | None:
         """What pytest is given as the next item: that decides which fixtures it leaves standing."""
@@ -451,11 +456,22 @@ class Outermost:
         self._is_last = False
         for kind in _REPORTED_KINDS:
             issubclass(kind, os.PathLike)
+        #: Whether pytest alone says how a report is to be sent.
+        self.has_plain_reports = False
         self.stand_by()
 
     def enter(self) -> None:
         """In a child: it has none itself."""
         self._before = self._after = lambda _: None
+        if not self._is_last:
+            self._look_for_serializers()
+
+    def _look_for_serializers(self) -> None:
+        hook = self._manager.hook
+        found = (
+            hook.pytest_report_to_serializable.get_hookimpls() + hook.pytest_report_from_serializable.get_hookimpls()
+        )
+        self.has_plain_reports = all(one.function.__module__ in _SERIALIZERS for one in found)
 
     def stand_by(self) -> None:
         """In the parent, before each fork: be the last one."""
@@ -465,6 +481,7 @@ class Outermost:
             if self._manager.is_registered(plugin):
                 self._manager.unregister(plugin)
             self._manager.register(plugin)
+        self._look_for_serializers()
         self._is_last = True
 
     def pytest_plugin_registered(self) -> None:
@@ -549,6 +566,12 @@ inside_key = pytest.StashKey[Inside]()
 #: What reports are made of. pytest asks of each value whether it is a path: the class remembers the answers, and a child
 #: that inherits them need not find them.
 _REPORTED_KINDS = (str, int, float, bool, list, tuple, dict, type(None))
+
+
+#: What a report has to which nobody has added anything.
+_ATTRIBUTES = frozenset(vars(pytest.TestReport("", ("", 0, ""), {}, "passed", None, "call")))
+#: Where pytest says how reports are sent: those of subtests are of another class.
+_SERIALIZERS = frozenset({"_pytest.reports", "_pytest.subtests"})
 
 
 #: Fixtures that keep what a test writes.
@@ -670,6 +693,20 @@ def _is_calling() -> bool:
 
 
 def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *, late: bool) -> Report:
+    if (
+        type(report) is pytest.TestReport
+        and report.longrepr is None
+        and config.stash[outermost_key].has_plain_reports
+        and vars(report).keys() == _ATTRIBUTES
+    ):
+        return Report(
+            data={},
+            arguments=reporting.arguments_of(report),
+            late=late,
+            left_at=time.monotonic(),
+            cpu_seconds=before.cpu_seconds,
+            hidden_peak=before.hidden_peak,
+        )
     counts: Mapping[Any, int] | None = None
     if failed_subtests_key is not None:
         counts = config.stash.get(failed_subtests_key, None)

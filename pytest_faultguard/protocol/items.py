@@ -647,6 +647,8 @@ def _section(found: object) -> tuple[str, str]:
 def _unpacked(message: Report, config: pytest.Config) -> pytest.TestReport:
     """The report as it was in the child."""
     data = message.data
+    if message.arguments:
+        return reporting.made_of(message.arguments)
     report: pytest.TestReport = config.hook.pytest_report_from_serializable(config=config, data=data)
     if message.was_object and isinstance(report.longrepr, str):
         report.longrepr = reporting.Shown(report.longrepr)  # type: ignore[assignment]
