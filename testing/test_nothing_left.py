@@ -1068,6 +1068,38 @@ def test_clock_goes_on_where_it_stood(pytester: pytest.Pytester, start_pytest: S
     assert recorder.report("test_it").crash["ending"] == {"kind": "Overdue", "timeout": 1.5, "stopped_by": "SIGTERM"}
 
 
+def test_interpreter_that_was_begun_early_waits_for_a_pytest_that_is_stopped(
+    pytester: pytest.Pytester, start_pytest: StartPytest
+) -> None:
+    """It begins while pytest collects, and has a group of its own: it does its imports, and is used when pytest goes on."""
+    pytester.makepyfile(
+        """
+        import os
+        from say import say
+        from say import wait
+
+        if "PYTEST_FAULTGUARD" not in os.environ:
+            say("collects")
+            wait()
+
+        def test_it():
+            say("runs", os.getpid())
+        """
+    )
+    session = start_pytest("--faultguard", "--faultguard-start=spawn")
+    session.wait_for("collects")
+    (early,) = descendants(session.pid)
+
+    session.send(signal.SIGTSTP)
+    wait_until(lambda: is_stopped(session.pid), "pytest stops")
+    wait_until_asleep(early)
+    session.send(signal.SIGCONT)
+    session.go()
+
+    assert session.wait_for("runs") == [str(early)]
+    assert session.end() == pytest.ExitCode.OK
+
+
 # What a child is born with.
 
 

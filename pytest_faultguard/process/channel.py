@@ -149,15 +149,18 @@ class Finished(NamedTuple):
 
 
 @final
-class Idle(NamedTuple):
-    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on.
+class Begun(NamedTuple):
+    """A process that did not begin as a copy of pytest's waits for its first order."""
 
-    The first one says that a child has begun which did not begin as a copy of pytest's process.
-    """
-
-    #: Of the first one, what the child has used so far, as in :class:`meter.Before`.
+    #: What it has used so far, as in :class:`meter.Before`.
     cpu_seconds: float = 0.0
     hidden_peak: int = 0
+
+
+@final
+class Idle(NamedTuple):
+    """An order was carried out; the child waits for the next one, unless it was given that ahead and goes on."""
+
     goes_on: bool = False
     shouldstop: str | bool = False
     shouldfail: str | bool = False
@@ -294,6 +297,7 @@ Message: TypeAlias = (
     | Kept
     | Stopped
     | Collecting
+    | Begun
     | Idle
     | Finished
     | Missing

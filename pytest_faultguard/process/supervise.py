@@ -33,6 +33,7 @@ from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.process import oom
 from pytest_faultguard.process import proc
+from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import ChannelError
 from pytest_faultguard.process.channel import Finished
@@ -386,7 +387,7 @@ class Watch:
     def _take(self, message: Message) -> None:
         if self._overdue is not None or self._dump:
             # Said after the deadline or after the crash: the ending is decided, and a phase has one outcome.
-            if isinstance(message, Idle) and self._kill in self._timers:
+            if isinstance(message, Begun | Idle) and self._kill in self._timers:
                 kill_group(self._child.pid)  # SIGTERM has ended the test, and the child would wait for another.
             return
         if self._is_deaf and not isinstance(message, Stopped | Finished | Broken):
@@ -402,7 +403,7 @@ class Watch:
         if self._relay is not None:
             self._call(self._relay.drain)  # Written before this was said.
         self._call(lambda: self._on_message(message))
-        if isinstance(message, Idle):
+        if isinstance(message, Begun | Idle):
             # One that is being interrupted leaves; it may have gone on before.
             self._idle = not self._interrupts
             self._is_deaf = not self._idle

@@ -41,9 +41,9 @@ from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Output
 from pytest_faultguard.output import flush_all
 from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Charge
-from pytest_faultguard.process.channel import Idle
 from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
@@ -373,9 +373,9 @@ class Child:
                 self.items = {place: item for place, item in self.items.items() if place not in self.missing}
             case Broken(text=text) if self.item is None:
                 self.errors = text
-            case Idle(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak) if self.item is None:
+            case Begun(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak):
                 self.before = Before(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak)
-        if self.item is not None and not isinstance(message, Missing):
+        if self.item is not None and not isinstance(message, Missing | Begun):
             self.item.take(message)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:

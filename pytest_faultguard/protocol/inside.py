@@ -40,6 +40,7 @@ from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.output import Output
 from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Capturing
 from pytest_faultguard.process.channel import Expected
 from pytest_faultguard.process.channel import Finished
@@ -143,7 +144,7 @@ def live(
     orders = Orders(line.orders_fd)
     if says_so:
         _, before = inside.meter.read()
-        line.sender.ring(Idle(cpu_seconds=before.cpu_seconds, hidden_peak=before.hidden_peak))
+        line.sender.ring(Begun(cpu_seconds=before.cpu_seconds, hidden_peak=before.hidden_peak))
 
     def run() -> None:
         inside.carry_out(orders)

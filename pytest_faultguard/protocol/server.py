@@ -15,7 +15,7 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.output import Overture
 from pytest_faultguard.process import proc
-from pytest_faultguard.process.channel import Idle
+from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import read
 from pytest_faultguard.process.child import Line
@@ -105,7 +105,7 @@ class _Server:
 
     def _serve(self, session: pytest.Session) -> None:
         """Fork a child for each request, until the session ends."""
-        self._line.sender.ring(Idle())
+        self._line.sender.ring(Begun())
         assert self._line.orders_fd is not None
         waiting = select.poll()
         for fd in (self._requests.fileno(), self._line.orders_fd):
