@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testing.parity.suites import OTHERS
+from testing.parity.suites import SHARED
 from testing.parity.suites import SUITES
 from testing.peers import behaviours
 from testing.peers import bench
@@ -212,7 +213,8 @@ def test_options_that_are_named_exist(path: Path, help_text: str) -> None:
 TABLES = {
     ("parity", "parity table"): [suite.name for suite in SUITES],
     ("parity", "table of other ways"): [
-        f"{suite.name} ({ways})" for suite in SUITES if suite.small is not None for ways in OTHERS
+        *(f"{suite.name} ({SHARED})" for suite in SUITES),
+        *(f"{suite.name} ({ways})" for suite in SUITES if suite.small is not None for ways in OTHERS),
     ],
     ("peers", "peers bench"): [workload.what for workload in bench.WORKLOADS.values()],
     ("peers", "peers behaviours"): [what for what, _ in behaviours.ROWS.values()],

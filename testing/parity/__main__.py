@@ -2,7 +2,8 @@
 
 Prints each difference and a table for ``docs/parity.rst``; ``--write`` puts it there. The exit status is 1 where a
 difference is not explained, where one that is explained is gone, and where a suite could not be run. With
-``--others`` the small suites are run with other scopes and start methods; that is a table of its own.
+``--others`` all suites are run whole with one child for the session, and the small ones with other scopes and start
+methods; that is a table of its own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from testing.parity import table
 from testing.parity.compare import Parity
 from testing.parity.compare import compare
 from testing.parity.suites import OTHERS
+from testing.parity.suites import SHARED
 from testing.parity.suites import SUITES
 from testing.parity.suites import Suite
 from testing.parity.suites import Ways
@@ -38,7 +40,7 @@ def main() -> int:
     parser.add_argument("--scope", help="of the guarded session: which tests share a child; function without")
     parser.add_argument("--start", help="of the guarded session: how a child is started; fork without")
     told = "; ".join(map(str, OTHERS))
-    parser.add_argument("--others", action="store_true", help=f"run the small suites with other ones: {told}")
+    parser.add_argument("--others", action="store_true", help=f"run all with {SHARED}, and the small ones with {told}")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
@@ -52,10 +54,8 @@ def main() -> int:
         if options.scope or options.start:
             print("--others: not beside --scope and --start, which choose one", file=sys.stderr)
             return 0
-        runs = [(suite, ways, suite.small) for suite in chosen if suite.small is not None for ways in OTHERS]
-        if not runs:
-            print("--others: none of these suites is a small one", file=sys.stderr)
-            return 0
+        runs = [(suite, SHARED, 0) for suite in chosen]
+        runs += [(suite, ways, suite.small) for suite in chosen if suite.small is not None for ways in OTHERS]
     results: list[Parity] = []
     for suite, ways, sample in runs:
         started = time.monotonic()

@@ -45,9 +45,10 @@ class Ways:
         return f"{self.scope}, {self.start}"
 
 
-#: Besides those of the table of all suites: with these the small ones are run.
+#: As ``pytest --faultguard`` guards a suite: cheap enough for whole suites, the large ones as well.
+SHARED = Ways(scope="session", start="fork")
+#: Besides these two: with them the small suites are run.
 OTHERS = (
-    Ways(scope="session", start="fork"),
     Ways(scope="session", start="spawn"),
     Ways(scope="module", start="forkserver"),
     Ways(scope="function", start="forkserver"),
