@@ -859,10 +859,11 @@ def test_the_parent_unpickles_nothing(inner: Inner, xdist_args: tuple[str, ...])
         """
         import os
 
-        # A fork of ours does not come here again.
+        # A fork of ours does not come here again; a fresh interpreter does.
         def pytest_configure():
-            with open("ours", "a") as file:
-                print(os.getpid(), file=file)
+            if "PYTEST_FAULTGUARD" not in os.environ:
+                with open("ours", "a") as file:
+                    print(os.getpid(), file=file)
         """
     )
     inner.write(SPY)

@@ -433,6 +433,7 @@ def test_usage_is_in_the_last_report_of_each_test(
     assert all(report.user_properties == [] for report in others)
 
 
+@pytest.mark.forked_only("the peak of an interpreter that dies in its first test may be that of who has started it")
 def test_usage_stands_in_junitxml_once(
     pytester: pytest.Pytester, run_pytest: RunPytest, junit: Junit, scope: str
 ) -> None:
