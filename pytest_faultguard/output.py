@@ -203,7 +203,7 @@ class Output:
         if not self._by_fd or self._shares_files:
             for file in self._files.values():
                 file.forget()
-        elif "log" in self._files and self._files["log"].is_used:
+        elif "log" in self._files:
             self._files["log"].forget()
 
     def between_tests(self) -> dict[str, str]:
@@ -448,15 +448,12 @@ class _File:
     def __init__(self, name: str, fd: int | None = None) -> None:
         self.fd = os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) if fd is None else fd
         self._identity = identity(self.fd)
-        #: Whether there is something in it that this process has put there.
-        self.is_used = False
 
     def read(self) -> str:
         return os.pread(self.fd, os.fstat(self.fd).st_size, 0).decode("utf-8", "replace")
 
     def append(self, data: bytes) -> None:
         if identity(self.fd) == self._identity:
-            self.is_used = True
             os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
 
     def size(self) -> int:
@@ -470,7 +467,6 @@ class _File:
     def forget(self) -> None:
         if self.size():
             os.ftruncate(self.fd, 0)
-        self.is_used = False
 
 
 class _LogStream(logging.Handler):

@@ -287,3 +287,39 @@ def test_others_may_say_how_a_report_is_sent(pytester: pytest.Pytester, run_pyte
 
     lines = [line.split() for line in (pytester.path / "sent").read_text().splitlines()]
     assert [sent for sent, to in lines if to != "None"] == ["True"] * 3
+
+
+def test_a_hook_around_a_crash_sees_whole_files(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """It is pytest itself that is shown less of them, for it parses them."""
+    pytester.makeconftest(
+        """
+        import inspect
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item):
+            before = inspect.getsource(item.cls)
+            report = yield
+            assert before == inspect.getsource(item.cls)
+            report.sections.append(("class", before))
+            return report
+        """
+    )
+    pytester.makepyfile(
+        """
+        import ctypes
+
+        def crash():
+            ctypes.memset(0, 0, 1)
+
+        class TestIt:
+            def test_crashes(self):
+                crash()
+        """
+    )
+
+    run_pytest("--faultguard").assert_outcomes(failed=1)
+
+    assert "class TestIt" in dict(recorder.report("test_crashes").sections)["class"]

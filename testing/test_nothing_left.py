@@ -1068,6 +1068,58 @@ def test_clock_goes_on_where_it_stood(pytester: pytest.Pytester, start_pytest: S
     assert recorder.report("test_it").crash["ending"] == {"kind": "Overdue", "timeout": 1.5, "stopped_by": "SIGTERM"}
 
 
+def test_clock_of_a_child_that_ran_ahead_stands_still_with_pytest(
+    pytester: pytest.Pytester, start_pytest: StartPytest, recorder: Recorder
+) -> None:
+    """Stopped is pytest amid the report of a test, and the child amid a later one, which it has begun by itself."""
+    pytester.makeconftest(
+        """
+        from say import say
+
+        def pytest_runtest_logreport(report):
+            if report.when == "call":
+                say("logs", report.nodeid)
+                if report.nodeid.endswith("test_1"):
+                    with open("released") as file:
+                        file.read()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+        from say import say
+        from say import wait
+
+        pytestmark = pytest.mark.faultguard(scope="module", timeout=2)
+
+        def test_1(): pass
+        def test_2(): pass
+        def test_3():
+            say("waits", os.getpid())
+            wait()
+        """
+    )
+    released = pytester.path / "released"
+    os.mkfifo(released)
+    session = start_pytest()
+    session.wait_for("logs")
+    (child,) = map(int, session.wait_for("waits"))
+
+    session.send(signal.SIGTSTP)
+    wait_until(lambda: is_stopped(session.pid, child), "pytest and the child stop")
+    # What is measured: a stop that is longer than the timeout.
+    time.sleep(2.5)
+    session.send(signal.SIGCONT)
+    released.write_text("")
+    session.wait_for("logs")
+    # Time enough to find it overdue.
+    time.sleep(0.5)
+    session.go()
+
+    assert session.end() == pytest.ExitCode.OK, session.output
+
+
 def test_interpreter_that_was_begun_early_waits_for_a_pytest_that_is_stopped(
     pytester: pytest.Pytester, start_pytest: StartPytest
 ) -> None:

@@ -33,18 +33,17 @@ from pytest_faultguard.process import signals
 
 _HEADER = struct.Struct("<II")
 _READ_BYTES = 1 << 20
-#: Half of what a pipe holds: more than this must not gather, for the child would have to wait.
-_UNHEARD_BYTES = 1 << 15
 #: A length above this is not a frame of ours: the child has scribbled over its own memory.
 _MAX_FRAME_BYTES = 1 << 30
 
 
 @final
 class Report(NamedTuple):
-    """One report, as ``pytest_report_to_serializable`` gave it, and what that leaves out."""
+    """One report, and what its form leaves out."""
 
+    #: As ``pytest_report_to_serializable`` gave it.
     data: dict[str, Any]
-    #: Instead of ``data``, what :class:`pytest.TestReport` makes the same report of; most reports have nothing more.
+    #: Or, instead of that, what :class:`pytest.TestReport` makes the same report of; most reports have nothing more.
     arguments: tuple[Any, ...] = ()
     #: Whether the text in it was an object that shows itself: a doctest's failure, a fixture that does not exist.
     was_object: bool = False
@@ -349,8 +348,8 @@ class Sender:
         self._lock = threading.RLock()
         self._waiting: list[bytes] = []
         self._writing = False
-        #: Bytes since the last ring.
-        self._unheard = 0
+        #: Bytes since the last ring, and how many there may be without one: who speaks would have to wait.
+        self._unheard, self._unheard_most = 0, sys.maxsize if bell_fd is None else _surely_held(fd)
 
     def ring(self, message: Message) -> None:
         """Send what the other side should know at once: it may let other messages gather.
@@ -397,7 +396,7 @@ class Sender:
     def _write_first(self) -> None:
         self._check(self._fd, self._channel)
         self._unheard += len(self._waiting[0])
-        if self._unheard > _UNHEARD_BYTES:
+        if self._unheard > self._unheard_most:
             self._ring()
         # A signal that raises could cut a frame that the kernel does not write at once. Where another thread takes the
         # signal this does not help; then the guard ends a child that was to be interrupted.
@@ -451,13 +450,8 @@ class Receiver:
 
     @functools.cached_property
     def _room(self) -> int:
-        """So much fits in any case: a pipe may use its pages by half, where two frames do not fit into one."""
-        import fcntl  # Here, for Windows has none, and imports this module.
-
-        try:
-            return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) // 2 - select.PIPE_BUF
-        except OSError:
-            return sys.maxsize  # A file.
+        # Who has no room for a short frame has found less than that.
+        return max(0, _surely_held(self._fd) - select.PIPE_BUF)
 
     def _decode(self) -> Iterator[Message]:
         while len(self._buffer) >= _HEADER.size:
@@ -474,6 +468,16 @@ class Receiver:
                 msg = "a message was damaged"
                 raise ChannelError(msg)
             yield _message(body)
+
+
+def _surely_held(fd: int) -> int:
+    """How many bytes fit into a pipe in any case: where two frames do not fit into a page, it uses them by half."""
+    import fcntl  # Here, for Windows has none, and imports this module.
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // 2
+    except OSError:
+        return sys.maxsize  # A file.
 
 
 def _encode(message: Message) -> bytes:

@@ -178,6 +178,7 @@ class Watch:
         for fd in self._readers:
             self._poll.register(fd, select.POLLIN)
         self._is_heeding = True
+        self._woken_at: Seconds = 0.0
 
     def limit(
         self, *, timeout: Seconds | None, grace: Seconds, dump_every: Seconds | None, cpu: Seconds | None = None
@@ -212,7 +213,8 @@ class Watch:
 
     def begin(self, *, has_begun: bool, begun_at: Seconds | None = None) -> None:
         """Before an order, or when the child has begun with it: what it left of the last one is not of this one."""
-        self.begun_at = time.monotonic() if begun_at is None else begun_at
+        # It may have been stopped with pytest since it has begun.
+        self.begun_at = time.monotonic() if begun_at is None else max(begun_at, self._woken_at)
         self._idle = False
         self._gaps.clear()
         if not has_begun:
@@ -623,12 +625,14 @@ class Watch:
         _signal_group(self._child.pid, signal.SIGSTOP)
         self._signals.pass_on(STOP)
         _signal_group(self._child.pid, signal.SIGCONT)
-        self._put_off(time.monotonic() - stopped_at)
+        self._woken_at = time.monotonic()
+        self._put_off(self._woken_at - stopped_at)
 
     def _put_off(self, away: Seconds) -> None:
-        """The clocks have stood still for so long."""
+        """The child's clocks have stood still for so long; ours has not."""
         self.begun_at += away
-        self._timers = {action: when + away for action, when in self._timers.items()}
+        ours = (self._heed,)
+        self._timers = {action: when + (0.0 if action in ours else away) for action, when in self._timers.items()}
 
     # The end.
 

@@ -71,9 +71,10 @@ from pytest_faultguard.triage.bisect import minimal
 _TRIALS = 10
 _TRIAL_LIMITS = Limits(timeout=60.0)
 #: So many items a child is told of ahead, at most, and after every how many of them it rings.
-_AHEAD = 12
-_RINGING = 6
-#: All the orders that have not been read must not fill a pipe, which may hold no more than a page: we would wait.
+_AHEAD = 7
+_RINGING = 4
+#: The orders that have not been read, as many as are void after a failure among them, must not fill a pipe, which may hold
+#: no more than a page: we would wait.
 _LOCATION_BYTES = 200
 #: As good as no limit.
 _A_DAY: Seconds = 86_400.0
@@ -169,6 +170,8 @@ class Child:
         self.awaited: int | None = None
         #: The places of those that it was told of ahead and has not begun, as far as is known here, and when that was.
         self.ahead: deque[tuple[int, Seconds]] = deque()
+        #: Whether something was raised here while it was at work, and nobody has heard what it has done since.
+        self.is_lost = False
         #: Whether it goes on with the first of those by itself, and since when.
         self.goes_on = False
         self.went_on_at: Seconds = 0.0
@@ -322,7 +325,7 @@ class Child:
     @property
     def is_astray(self) -> bool:
         """Whether it has gone on with an item for which nobody has asked any more."""
-        return self.goes_on and bool(self.ahead)
+        return self.is_lost or (self.goes_on and bool(self.ahead))
 
     def trim(self, place: int) -> Remains | None:
         """Tear down what an item does not need, some that were not guarded having run since the last one."""
@@ -401,6 +404,8 @@ class _Guarding:
         if kind is not None and self._child.guard.is_buried:
             self._config.stash[children_key].remove(self._child)
             self._child.close()
+        elif kind is not None:
+            self._child.is_lost = True
 
 
 class Children:
@@ -519,6 +524,7 @@ class Children:
             or reruns.is_active(session.config)
             or child.output.turns.are_taken
             or session._setupstate.stack
+            or settings_of(self.items[place]).limits.cpu
         ):
             return []
         orders = list[Run]()
@@ -529,6 +535,8 @@ class Children:
             stays = follows or (number + 1 in self.items and child.node in self.items[number + 1].listchain())
             nextnumber = number + 1 if stays else None
             orders.append(child.order(number, nextnumber, ahead=True, rings=not follows or number % _RINGING == 0))
+            if settings_of(self.items[number]).limits.cpu:
+                break  # Only we know when it is over its limit: the next one would write over what it has left.
             number += 1
         return orders
 

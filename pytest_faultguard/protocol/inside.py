@@ -513,11 +513,15 @@ class Outermost:
     def pytest_runtest_makereport(
         self, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """In a child: a report has what only the child knows."""
+        """In a child: a report has what only the child knows. In the parent: that of a crash is cheap to make."""
         if self.reporter is not None and call.excinfo is not None:
             # What has failed for want of memory may hold it still: its report needs some, and its teardown.
             memory.lift()
             self.reporter.keep_output(call.when)
+        if call.excinfo is not None and isinstance(call.excinfo.value, CrashError) and self.reporter is None:
+            # Here, where nobody else's hook runs: to others a file is whole.
+            with reporting.narrowed(call.excinfo.tb):
+                return (yield)
         report = yield
         if self.reporter is not None:
             report = self.reporter.judge(call, report)

@@ -530,8 +530,7 @@ class GuardedItem:
         item.stash[crash_key] = crash, sections, properties, evidence
         item.stash[xfailed_key] = self._xfail(crash)
         try:
-            with reporting.narrowed(call.excinfo and call.excinfo.tb):
-                report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
+            report: pytest.TestReport = item.ihook.pytest_runtest_makereport(item=item, call=call)
         finally:
             del item.stash[crash_key]
             del item.stash[xfailed_key]
