@@ -74,7 +74,7 @@ def traceback_of(frames: tuple[Frame, ...]) -> types.TracebackType:
 
 
 @contextlib.contextmanager
-def narrowed(shown: types.TracebackType | None) -> Iterator[None]:
+def narrowed(shown: types.TracebackType) -> Iterator[None]:
     """While it lasts, of the files of these frames only the outermost statement is read that each frame is in.
 
     For every report pytest parses these files and walks through their trees, to see where a statement ends: two thirds

@@ -505,6 +505,39 @@ def test_each_test_runs_once_and_in_order_however_many_were_ordered_ahead(
     assert [nodeid.rpartition("::")[2] for nodeid, *_ in notes.lines()] == [f"test_it[{one}]" for one in range(60)]
 
 
+def test_child_waits_after_a_test_with_a_limit_of_cpu_time(
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+) -> None:
+    """Only its guard knows when it is over that: the next test would write over what it has left."""
+    pytester.makeconftest(
+        PIDS
+        + """
+import time
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and report.nodeid.endswith("[2]"):
+        time.sleep(0.5)
+        note("logged")
+"""
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        limited = pytest.mark.faultguard(cpu=60, scope="module")
+        plain = pytest.mark.faultguard(scope="module")
+
+        @pytest.mark.parametrize("number", [pytest.param(one, marks=limited if one == 2 else plain) for one in range(6)])
+        def test_it(number): pass
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=6)
+
+    names = [nodeid.rpartition("::")[2] for nodeid, *_ in notes.lines()]
+    assert names == ["test_it[0]", "test_it[1]", "test_it[2]", "logged", "test_it[3]", "test_it[4]", "test_it[5]"]
+
+
 def test_orders_that_nobody_reads_make_nobody_wait(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     """With long names, and with pipes of a page, as the kernel gives them to who has many: the deadline is kept."""
     pytester.makeconftest(

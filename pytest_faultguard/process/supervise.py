@@ -631,8 +631,7 @@ class Watch:
     def _put_off(self, away: Seconds) -> None:
         """The child's clocks have stood still for so long; ours has not."""
         self.begun_at += away
-        ours = (self._heed,)
-        self._timers = {action: when + (0.0 if action in ours else away) for action, when in self._timers.items()}
+        self._timers = {action: when if action == self._heed else when + away for action, when in self._timers.items()}
 
     # The end.
 

@@ -253,7 +253,9 @@ class Child:
             self.ahead.clear()
             orders.append(self.order(place, nextplace, attempt=attempt))
         if not attempt:
-            orders += self._config.stash[children_key].orders_ahead(self, place, nextplace)
+            ahead, now = self._config.stash[children_key].orders_ahead(self, place, nextplace), time.monotonic()
+            self.ahead.extend((order.item, now) for order in ahead)
+            orders += ahead
         self.awaited, self.goes_on = nextplace, False
         self.trail.append(place)
         self._sweep.end()
@@ -524,24 +526,24 @@ class Children:
             or reruns.is_active(session.config)
             or child.output.turns.are_taken
             or session._setupstate.stack
-            or settings_of(self.items[place]).limits.cpu
         ):
             return []
         orders = list[Run]()
         number = child.ahead[-1][0] + 1 if child.ahead else nextplace
-        while number <= place + _AHEAD and self._is_of(number, child):
-            child.ahead.append((number, time.monotonic()))
-            follows = self._is_of(number + 1, child)
+        while number <= place + _AHEAD and self._may_follow(number, child):
+            follows = self._may_follow(number + 1, child)
             stays = follows or (number + 1 in self.items and child.node in self.items[number + 1].listchain())
             nextnumber = number + 1 if stays else None
             orders.append(child.order(number, nextnumber, ahead=True, rings=not follows or number % _RINGING == 0))
-            if settings_of(self.items[number]).limits.cpu:
-                break  # Only we know when it is over its limit: the next one would write over what it has left.
             number += 1
         return orders
 
-    def _is_of(self, place: int, child: Child) -> bool:
-        return place in child.items and self._child_of(self.items[place]) is child
+    def _may_follow(self, place: int, child: Child) -> bool:
+        """Whether a child may go on with an item from the one before it, which is its own."""
+        if place not in child.items or self._child_of(self.items[place]) is not child:
+            return False
+        # Only we know when a test is over its limit of CPU time: the next one would write over what it has left.
+        return not settings_of(self.items[place - 1]).limits.cpu
 
     def with_trail(self, crash: Crash, child: Child) -> Crash:
         """A crash of the last item of a child, with those that had run before."""
