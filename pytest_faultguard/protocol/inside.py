@@ -698,26 +698,19 @@ def _is_calling() -> bool:
 
 
 def _packed(report: pytest.TestReport, config: pytest.Config, before: Before, *, late: bool) -> Report:
-    if (
-        type(report) is pytest.TestReport
-        and report.longrepr is None
-        and config.stash[outermost_key].has_plain_reports
-        and vars(report).keys() == _ATTRIBUTES
-    ):
-        return Report(
-            data={},
-            arguments=reporting.arguments_of(report),
-            late=late,
-            left_at=time.monotonic(),
-            cpu_seconds=before.cpu_seconds,
-            hidden_peak=before.hidden_peak,
-        )
     counts: Mapping[Any, int] | None = None
     if failed_subtests_key is not None:
         counts = config.stash.get(failed_subtests_key, None)
     longrepr = report.longrepr
+    is_plain = (
+        type(report) is pytest.TestReport
+        and longrepr is None
+        and config.stash[outermost_key].has_plain_reports
+        and vars(report).keys() == _ATTRIBUTES
+    )
     return Report(
-        data=config.hook.pytest_report_to_serializable(config=config, report=report),
+        data={} if is_plain else config.hook.pytest_report_to_serializable(config=config, report=report),
+        arguments=reporting.arguments_of(report) if is_plain else (),
         was_object=not (longrepr is None or isinstance(longrepr, str | tuple) or hasattr(longrepr, "reprtraceback")),
         failed_subtests=counts.get(identity_of(report), 0) if counts else 0,
         late=late,
