@@ -112,8 +112,10 @@ class Guard:
     _pipes: _Pipes | None = field(default=None, init=False)
     _orders: Sender | None = field(default=None, init=False)
 
-    def run(self, target: Callable[[child_side.Line], object]) -> Remains:
-        """Fork a child that runs ``target``, and watch it to its ending.
+    def run(
+        self, target: Callable[[child_side.Line], object], meanwhile: Callable[[], object] = lambda: None
+    ) -> Remains:
+        """Fork a child that runs ``target``, do something while it begins, and watch it to its ending.
 
         Whatever ``on_message`` raises ends the child and is raised again. A signal that pytest got meanwhile is raised
         again after the child is buried: as KeyboardInterrupt, for example.
@@ -125,9 +127,11 @@ class Guard:
         with Signals() as signals, _Pipes() as pipes:
             watch = self._fork(target, pipes, signals)
             try:
+                meanwhile()
                 watched = watch.run(signals)
             finally:
                 self._watch = None
+                watch.end_now()
         assert watched is not None
         return _remains(watched)
 

@@ -7,6 +7,7 @@ in the documentation.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import shlex
@@ -347,6 +348,8 @@ def _configurable() -> Iterator[Argument]:
     return (argument for argument in ARGUMENTS if not argument.is_marker_only)
 
 
+# Remembered, as CPython remembers each object that was the name of an attribute: asked for before each test.
+@functools.cache
 def _dest(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 

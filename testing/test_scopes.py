@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -802,3 +803,45 @@ def test_status_at_any_moment_ends_nothing(pytester: pytest.Pytester, start_pyte
         session.send(signal.SIGUSR1)
 
     assert session.end() == pytest.ExitCode.OK
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="nothing is copied ahead on one processor")
+@pytest.mark.forked_only("a fresh process has no pages to share")
+@pytest.mark.parametrize("dist", [(), ("-n2", "--dist=each")], ids=["serial", "each"])
+def test_pages_that_children_write_to_are_copied_by_their_guard(
+    pytester: pytest.Pytester, run_pytest: RunPytest, dist: tuple[str, ...]
+) -> None:
+    """The fifth one finds copied which those before it have written to, and no others; in a worker as well."""
+    pytester.makepyfile(
+        """
+        import ctypes
+        import mmap
+        import os
+        import time
+
+        import pytest
+
+        COUNT, WRITTEN = 64, range(8, 40)
+        memory = mmap.mmap(-1, COUNT * mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory[:] = b"." * len(memory)
+
+        def shared_with_nobody():
+            address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+                entries = os.pread(pagemap.fileno(), COUNT * 8, address // mmap.PAGESIZE * 8)
+            return {number for number, state in enumerate(entries[7::8]) if state & 1}
+
+        @pytest.mark.faultguard(timeout=20)
+        @pytest.mark.parametrize("number", range(10))
+        def test_it(number):
+            if number == 4:
+                while shared_with_nobody() != set(WRITTEN):
+                    time.sleep(0)
+            for place in WRITTEN:
+                memory[place * mmap.PAGESIZE] = 0
+        """
+    )
+
+    result = run_pytest(*dist)
+
+    result.assert_outcomes(passed=20 if dist else 10)

@@ -172,6 +172,13 @@ class Idle(NamedTuple):
 
 
 @final
+class Touched(NamedTuple):
+    """What :func:`pages.touched` has found, for the children to come."""
+
+    pages: bytes
+
+
+@final
 class Collecting(NamedTuple):
     """A collector is being collected, within those that are not done yet; :class:`Idle` says that the last one is done."""
 
@@ -295,6 +302,7 @@ Message: TypeAlias = (
     | Noted
     | Kept
     | Stopped
+    | Touched
     | Collecting
     | Begun
     | Idle

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 
 def state(pid: int) -> str:
@@ -101,7 +100,9 @@ def _stat(pid: int) -> list[str]:
 
 
 def _read(path: str) -> str:
+    # Not by a Path: asked at the end of many a child, and CPython remembers each object that was the name of something.
     try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read().decode("utf-8", "replace")
     except OSError:
         return ""  # It has ended.

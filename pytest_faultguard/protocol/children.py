@@ -48,9 +48,11 @@ from pytest_faultguard.process.channel import Leave
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Missing
 from pytest_faultguard.process.channel import Run
+from pytest_faultguard.process.channel import Touched
 from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.meter import NOTHING
 from pytest_faultguard.process.meter import Before
+from pytest_faultguard.process.pages import Pages
 from pytest_faultguard.process.signals import Sweep
 from pytest_faultguard.process.supervise import Snapshot
 from pytest_faultguard.protocol import inside
@@ -241,8 +243,13 @@ class Child:
             return self._run_spawned(item)
         self.item = item
         if self.node is None:
+            pages = self._config.stash[children_key].pages
+            asked = pages.ask()
             with self._guarding(item):
-                return self.guard.run(lambda line: inside.run_one(item.item, line, self._outfit(), attempt))
+                return self.guard.run(
+                    lambda line: inside.run_one(item.item, line, self._outfit(), attempt, tells_pages=asked),
+                    pages.copy,
+                )
         assert place is not None
         orders, begun_at = list[Run](), None
         if self.has_begun(place):
@@ -378,9 +385,11 @@ class Child:
                 self.items = {place: item for place, item in self.items.items() if place not in self.missing}
             case Broken(text=text) if self.item is None:
                 self.errors = text
+            case Touched(pages=pages):
+                self._config.stash[children_key].pages.take(pages)
             case Begun(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak):
                 self.before = Before(cpu_seconds=cpu_seconds, hidden_peak=hidden_peak)
-        if self.item is not None and not isinstance(message, Missing | Begun):
+        if self.item is not None and not isinstance(message, Missing | Touched | Begun):
             self.item.take(message)
 
     def _take_snapshot(self, snapshot: Snapshot) -> None:
@@ -424,6 +433,7 @@ class Children:
         self._trials = math.ceil(_TRIALS / getattr(session.config, "workerinput", {}).get("workercount", 1))
         self._trials_left = self._trials
         self.births = session.config.stash.setdefault(births_key, Births(session))
+        self.pages = Pages()
         self._places: dict[pytest.Item, int] = {}
         self._items: dict[int, pytest.Item] = {}
         self._keys: dict[pytest.Item, _Key | None] = {}

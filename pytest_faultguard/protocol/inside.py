@@ -40,6 +40,7 @@ from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.output import Output
 from pytest_faultguard.process import memory
+from pytest_faultguard.process import pages
 from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Capturing
 from pytest_faultguard.process.channel import Expected
@@ -54,6 +55,7 @@ from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Said
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Stopped
+from pytest_faultguard.process.channel import Touched
 from pytest_faultguard.process.channel import Trim
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.child import Line
@@ -112,7 +114,7 @@ def begin_clean(config: pytest.Config) -> None:
     config.stash[outermost_key] = Outermost(config.pluginmanager)
 
 
-def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int) -> None:
+def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int, *, tells_pages: bool) -> None:
     """In a fork of one item: run it, and end."""
     inside = Inside(item.session, line, outfit)
     inside.begin(item, attempt)
@@ -122,6 +124,8 @@ def run_one(item: pytest.Item, line: Line, outfit: Outfit, attempt: int) -> None
         runtestprotocol(item, nextitem=None)
         # A teardown that raised no Exception but a BaseException has kept pytest from the rest.
         item.session._setupstate.teardown_exact(None)
+        if tells_pages:
+            line.sender.send(Touched(pages=pages.touched()))
 
     inside.obey(run)
 
