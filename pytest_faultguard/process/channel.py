@@ -489,9 +489,21 @@ def _surely_held(fd: int) -> int:
 
 
 def _encode(message: Message) -> bytes:
-    file = io.BytesIO()
-    _Packer(file, _PROTOCOL).dump((type(message).__name__, *message))
-    body = file.getvalue()
+    try:
+        # Each is in use by one: another thread, or a signal handler that comes in here, makes its own.
+        file, packer = _idle_packers.pop()
+    except IndexError:
+        file = io.BytesIO()
+        packer = _Packer(file, _PROTOCOL)
+    try:
+        packer.dump((type(message).__name__, *message))
+        body = file.getvalue()
+    finally:
+        packer.clear_memo()  # It holds all that it has packed.
+    file.seek(0)
+    file.truncate()
+    if not _idle_packers:
+        _idle_packers.append((file, packer))
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
 
@@ -551,6 +563,8 @@ def _frame(function: str, file: str, line: int | None) -> Frame:
 
 #: Of the oldest Python that is supported.
 _PROTOCOL = 5
+#: At most one: to make one takes as long as what it does.
+_idle_packers: list[tuple[io.BytesIO, _Packer]] = []
 #: How each tells the value of an object of a class derived from it.
 _PLAIN: Mapping[Any, Callable[[Any], object]] = {
     int: int.__int__,

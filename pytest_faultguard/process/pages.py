@@ -134,7 +134,7 @@ def _has_processors() -> bool:
 
 def _has_process_madvise() -> bool:
     """Whether a process may give itself such advice in one call, as from Linux 6.13 on."""
-    return hasattr(os, "pidfd_open") and populate_together(array(_WORD))
+    return hasattr(os, "fork") and hasattr(os, "pidfd_open") and populate_together(array(_WORD))
 
 
 def populate_together(ranges: array[int]) -> bool:

@@ -1,7 +1,7 @@
-"""Run the other isolation tools beside ours: ``python testing/peers [bench | behaviours]``.
+"""Run the other isolation tools beside ours: ``python testing/peers [bench | behaviours | options]``.
 
 Prints a table of each for ``docs/peers.rst``; ``--write`` puts them there. The exit status is 1 where a behaviour that
-is asked for is not ours.
+is asked for is not ours, and where the page for those who come from another tool leaves out one of its options.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from testing.bench import table
 from testing.peers import behaviours
 from testing.peers import bench
+from testing.peers import options as theirs
 from testing.peers import page
 from testing.peers import sessions
 from testing.peers.tools import OURS
 
-TABLES = {"bench": bench.WORKLOADS, "behaviours": behaviours.ROWS}
+TABLES = {"bench": bench.WORKLOADS, "behaviours": behaviours.ROWS, "options": ()}
 
 
 def main() -> int:
-    """Run the chosen table, or both; 1 where one of our cells in the table of behaviours is a no."""
+    """Run the chosen table, or all; 1 where one of our cells in the table of behaviours is a no, or an option is not told."""
     parser = argparse.ArgumentParser(prog="python testing/peers", description=__doc__)
-    parser.add_argument("table", nargs="?", choices=TABLES, help="both of them without any")
+    parser.add_argument("table", nargs="?", choices=TABLES, help="all of them without any")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="of the table; all of them without any")
     parser.add_argument("--scale", type=float, default=1.0, help="how many tests, 1 being the documented number")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks in FILE")
@@ -55,6 +56,10 @@ def main() -> int:
             _put(page.render_behaviours(found, workdir), options.write, page.BEHAVIOUR_MARKS)
             ours = {behaviour.name: behaviour.cells[OURS.name] for behaviour in found}
             good = all(cell == "yes" for cell in ours.values())
+        if options.table in {None, "options"}:
+            for name in theirs.unnamed(workdir):
+                print(f"not in {theirs.PAGE.name}: {name}")
+                good = False
     return 0 if good else 1
 
 
