@@ -57,8 +57,8 @@ def main() -> int:
             ours = {behaviour.name: behaviour.cells[OURS.name] for behaviour in found}
             good = all(cell == "yes" for cell in ours.values())
         if options.table in {None, "options"}:
-            for name in theirs.unnamed(workdir):
-                print(f"not in {theirs.PAGE.name}: {name}")
+            for option in theirs.unnamed(workdir):
+                print(f"not in {theirs.PAGE.name}: {option}")
                 good = False
     return 0 if good else 1
 
