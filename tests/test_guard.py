@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_a_target_that_finishes_has_no_ending(seen: Seen) -> None:
     assert remains.finished
     assert seen.messages == [FINISHED]
     assert (remains.dump, remains.stacks, remains.leaked, remains.gaps) == ("", (), (), ())
+
+
+def test_whatever_is_raised_while_a_child_begins_ends_it(seen: Seen) -> None:
+    """Nobody would watch it any more."""
+    guard, known = Guard(Limits(timeout=20), seen.messages.append, seen.snapshots.append), list[int]()
+
+    def fail() -> None:
+        known.extend(int(one) for one in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        guard.run(lambda _: signal.pause(), fail)
+
+    (pid,) = known
+    assert proc.state(pid) == ""
+    assert guard.is_buried
 
 
 class Node:

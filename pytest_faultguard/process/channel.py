@@ -500,9 +500,9 @@ def _encode(message: Message) -> bytes:
         body = file.getvalue()
     finally:
         packer.clear_memo()  # It holds all that it has packed.
-    file.seek(0)
-    file.truncate()
-    if not _idle_packers:
+    if len(body) < _SMALL_BYTES and not _idle_packers:
+        file.seek(0)
+        file.truncate()
         _idle_packers.append((file, packer))
     return _HEADER.pack(len(body), zlib.crc32(body)) + body
 
@@ -563,7 +563,9 @@ def _frame(function: str, file: str, line: int | None) -> Frame:
 
 #: Of the oldest Python that is supported.
 _PROTOCOL = 5
-#: At most one: to make one takes as long as what it does.
+#: At most one: to make one takes as long as what it does. One that has packed much is let go: its memo stays as large, and to
+#: clear that takes longer each time.
+_SMALL_BYTES = 4096
 _idle_packers: list[tuple[io.BytesIO, _Packer]] = []
 #: How each tells the value of an object of a class derived from it.
 _PLAIN: Mapping[Any, Callable[[Any], object]] = {

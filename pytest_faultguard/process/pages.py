@@ -17,7 +17,9 @@ import ctypes
 import mmap
 import os
 import re
+import sys
 from array import array
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
@@ -28,12 +30,11 @@ Run: TypeAlias = tuple[int, int]
 
 #: The first child writes to what no other will. After two have told, one is asked whenever there were twice as many.
 _FIRST = 2
-#: More than a short test writes to; with all of them a guard is busy for some 12 ms.
-_MOST_PAGES = 4096
-
-#: Of how many pages a child asks the kernel for their state, 4 GiB: some reserve far more than they use, AddressSanitizer
+#: More than a short test writes to, 16 MiB; with all of them a guard is busy for some 12 ms.
+_MOST_PAGES = (16 << 20) // mmap.PAGESIZE
+#: Of how many pages a child asks the kernel for their state, 1 GiB: some reserve far more than they use, AddressSanitizer
 #: for example 20 TB.
-_MOST_ASKED = 1 << 20
+_MOST_ASKED = (1 << 30) // mmap.PAGESIZE
 
 #: From the kernel's ``asm-generic``: the C library need not have names for them.
 _POPULATE_WRITE = 23
@@ -47,17 +48,16 @@ _WORD = "L"
 #: is shared with no other process.
 _PRESENT, _EXCLUSIVE = 0x80, 0x01
 _ENTRY_BYTES = 8
+_HIGHEST = 0 if sys.byteorder == "big" else _ENTRY_BYTES - 1
 _OWN = re.compile(b"[%c]+" % (_PRESENT | _EXCLUSIVE))
 _THERE = re.compile(b"[%c%c]+" % (_PRESENT, _PRESENT | _EXCLUSIVE))
 
-# Windows, where nothing is forked, has no such library, and imports this module.
-_libc = ctypes.CDLL(None, use_errno=True) if hasattr(os, "fork") else None
-_madvise: Any = getattr(_libc, "madvise", None)
-_syscall: Any = getattr(_libc, "syscall", None)
+# Where nothing is forked, the library need not have these functions, and imports this module.
+_libc: Any = ctypes.CDLL(None) if hasattr(os, "pidfd_open") else None
 if _libc is not None:
-    _madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    _syscall.argtypes = ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
-    _syscall.restype = ctypes.c_ssize_t
+    _libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    _libc.syscall.argtypes = ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
+    _libc.syscall.restype = ctypes.c_ssize_t
 
 
 def touched() -> bytes:
@@ -65,32 +65,40 @@ def touched() -> bytes:
 
     For :meth:`Pages.take`. Empty where the kernel does not tell.
     """
-    found, left, asked = array(_WORD), _MOST_PAGES, 0
     try:
-        # No Path: what finds them out is among what is told, and should be little.
-        with open("/proc/self/maps", "rb") as maps, open("/proc/self/pagemap", "rb", buffering=0) as pagemap:  # noqa: PTH123
-            for line in maps:
-                addresses, permissions, *_ = line.split(maxsplit=2)
-                first, end = (int(address, 16) // mmap.PAGESIZE for address in addresses.split(b"-"))
-                if permissions != b"rw-p" or asked + end - first > _MOST_ASKED:
-                    continue
-                asked += end - first
-                for start, count in _matching(_OWN, pagemap.fileno(), first, end - first):
-                    found.extend((start, min(left, count)))
-                    left -= count
-                    if left <= 0:
-                        return found.tobytes()
-    except (OSError, MemoryError):
-        return b""  # The test may have left no descriptor, or hardly any memory.
-    return found.tobytes()
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _touched(pagemap).tobytes()
+        finally:
+            os.close(pagemap)
+    except Exception:  # noqa: BLE001 - the test may have left no descriptor, hardly any memory, or something else for `open`.
+        return b""
+
+
+def _touched(pagemap: int) -> array[int]:
+    found, left, asked = array(_WORD), _MOST_PAGES, 0
+    # No Path: what finds them out is among what is told, and should be little.
+    with open("/proc/self/maps", "rb") as maps:  # noqa: PTH123
+        for line in maps:
+            addresses, permissions, *_ = line.split(maxsplit=2)
+            first, end = (int(address, 16) // mmap.PAGESIZE for address in addresses.split(b"-"))
+            if permissions != b"rw-p" or asked + end - first > _MOST_ASKED:
+                continue
+            asked += end - first
+            for start, count in _matching(_OWN, pagemap, first, end - first):
+                found.extend((start, min(left, count)))
+                left -= count
+                if left <= 0:
+                    return found
+    return found
 
 
 @final
 class Pages:
     """The pages that the children of this process write to, whatever they run.
 
-    Runs are kept as numbers in a row. As objects they would come and go by the thousand among those that pytest keeps of
-    each test, and leave memory in pieces.
+    To know them is of use and no more: nothing is raised here. Runs are kept as numbers in a row; as objects they would
+    come and go by the thousand among those that pytest keeps of each test, and leave memory in pieces.
     """
 
     def __init__(self) -> None:
@@ -101,63 +109,112 @@ class Pages:
         self._told: array[int] | None = None
         #: As an array of ``struct iovec``: address, length, address, length, …
         self._ranges: array[int] = array(_WORD)
-        self._populate = populate_together if _has_process_madvise() else populate_each
+        #: None where nothing is to be gained.
+        self._populate = _way_to_populate()
 
     def ask(self) -> bool:
         """Before a fork: whether the child is to tell what it has touched."""
         self._forks += 1
-        self._is_asking = self._forks >= self._due and _has_processors()
+        self._is_asking = self._populate is not None and self._forks >= self._due
         return self._is_asking
 
     def take(self, told: bytes) -> None:
         """A child has told: what the one before it had told as well, others will touch."""
-        before, self._told = self._told, array(_WORD, told)
-        self._due = self._forks + 1 if before is None else self._forks * 2
-        common = _runs(self._told) if before is None else _common(_runs(self._told), _runs(before))
+        before, self._told = self._told, None
         self._ranges = array(_WORD)
-        for run in _present(common):
-            self._ranges.extend(number * mmap.PAGESIZE for number in run)
+        try:
+            runs = _understood(told)
+            if before is None:
+                self._told, self._due = runs, self._forks + 1
+                return
+            self._due = self._forks * 2
+            for run in _present(_common(_runs(runs), _runs(before))):
+                self._ranges.extend(number * mmap.PAGESIZE for number in run)
+            self._told = runs
+        except Exception:  # noqa: BLE001 - it, or what somebody has put in the place of `os.open`.
+            self._ranges, self._populate = array(_WORD), None
 
     def copy(self) -> None:
         """Right after a fork: copy what the child will write to, while it begins."""
         # Of a child that tells, none: it could not tell them from those that it has written to.
-        if self._is_asking or not self._ranges or not _has_processors():
+        if self._populate is None or self._is_asking or not self._ranges:
             return
-        if not self._populate(self._ranges):
-            self._told, self._ranges, self._due = None, array(_WORD), self._forks + 1
+        try:
+            self._populate(self._ranges)
+        except Exception:  # noqa: BLE001, S110 - no descriptor, or as above.
+            pass
 
 
-def _has_processors() -> bool:
-    """Whether there are two: on a single one, the child would have to wait for what is done for it."""
-    return len(os.sched_getaffinity(0)) > 1
+def _understood(told: bytes) -> array[int]:
+    """What a child has told, whose memory may have been written over before.
+
+    Raises:
+        ValueError: no child tells that.
+    """
+    runs = array(_WORD, told)
+    if sum(runs[1::2]) > _MOST_PAGES:
+        raise ValueError
+    return runs
 
 
-def _has_process_madvise() -> bool:
-    """Whether a process may give itself such advice in one call, as from Linux 6.13 on."""
-    return hasattr(os, "fork") and hasattr(os, "pidfd_open") and populate_together(array(_WORD))
+def _way_to_populate() -> Callable[[array[int]], None] | None:
+    """The best one that there is here; None where the kernel has none, or there is one processor for both.
 
-
-def populate_together(ranges: array[int]) -> bool:
-    """Have the kernel copy what these ranges share with other processes; False where one of them is no memory any more."""
+    On that the child would have to wait for what is done for it.
+    """
     try:
-        pidfd = os.pidfd_open(os.getpid())
+        if _libc is None or len(os.sched_getaffinity(0)) == 1:
+            return None
+        memory = ctypes.create_string_buffer(2 * mmap.PAGESIZE)
+        page = ctypes.addressof(memory) // mmap.PAGESIZE + 1
+        for populate in (populate_together, populate_each):
+            ranges = array(_WORD, [page * mmap.PAGESIZE, mmap.PAGESIZE])
+            populate(ranges)
+            if ranges:
+                return populate
     except OSError:
-        return False
-    address, numbers = ranges.buffer_info()
-    done = 0
+        pass
+    return None
+
+
+def populate_together(ranges: array[int]) -> None:
+    """Have the kernel copy what these ranges share with other processes; those that it refuses are dropped.
+
+    They are no memory any more, or all are refused: one may give oneself such advice from Linux 6.13 on.
+
+    Raises:
+        OSError: no descriptor could be had.
+    """
+    pidfd = os.pidfd_open(os.getpid())
+    place = 0
     try:
-        for place in range(0, numbers or 1, 2 * _MOST_RANGES):
-            count = min(numbers - place, 2 * _MOST_RANGES) // 2
-            start = address + place * ranges.itemsize
-            done += _syscall(_PROCESS_MADVISE, pidfd, start, count, _POPULATE_WRITE, 0)
+        while place < len(ranges):
+            count = min((len(ranges) - place) // 2, _MOST_RANGES)
+            start = ranges.buffer_info()[0] + place * ranges.itemsize
+            done = _libc.syscall(_PROCESS_MADVISE, pidfd, start, count, _POPULATE_WRITE, 0)
+            lengths = ranges[place + 1 : place + 2 * count : 2]
+            if done == sum(lengths):
+                place += 2 * count
+                continue
+            # It went on up to the first that it refused.
+            for length in lengths:
+                if done < length:
+                    break
+                done -= length
+                place += 2
+            del ranges[place : place + 2]
     finally:
         os.close(pidfd)
-    return done == sum(ranges[1::2])
 
 
-def populate_each(ranges: array[int]) -> bool:
-    """As :func:`populate_together`, one by one; False before Linux 5.14, too."""
-    return all(_madvise(address, length, _POPULATE_WRITE) == 0 for address, length in _runs(ranges))
+def populate_each(ranges: array[int]) -> None:
+    """As :func:`populate_together`, one by one, and from Linux 5.14 on."""
+    kept = array(_WORD)
+    for address, length in _runs(ranges):
+        if _libc.madvise(address, length, _POPULATE_WRITE) == 0:
+            kept.extend((address, length))
+    if len(kept) < len(ranges):
+        ranges[:] = kept
 
 
 def _runs(numbers: array[int]) -> Iterator[Run]:
@@ -180,10 +237,7 @@ def _common(these: Iterator[Run], those: Iterator[Run]) -> Iterator[Run]:
 
 def _present(runs: Iterable[Run]) -> Iterator[Run]:
     """What this process has of these pages: a child may have got some that are none here."""
-    try:
-        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return
+    pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         for first, count in runs:
             yield from _matching(_THERE, pagemap, first, count)
@@ -194,6 +248,5 @@ def _present(runs: Iterable[Run]) -> Iterator[Run]:
 def _matching(states: re.Pattern[bytes], pagemap: int, first: int, count: int) -> Iterator[Run]:
     """The pages whose states match, of as many from the first one on."""
     entries = os.pread(pagemap, count * _ENTRY_BYTES, first * _ENTRY_BYTES)
-    # Entries are words of the machine's, and all those that have many users put the highest byte last.
-    for run in states.finditer(entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]):
+    for run in states.finditer(entries[_HIGHEST::_ENTRY_BYTES]):
         yield first + run.start(), run.end() - run.start()

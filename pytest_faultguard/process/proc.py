@@ -100,9 +100,14 @@ def _stat(pid: int) -> list[str]:
 
 
 def _read(path: str) -> str:
-    # Not by a Path: asked at the end of many a child, and CPython remembers each object that was the name of something.
+    # No Path, whose names CPython would remember of each child; and no `open`, in whose place a fixture may have put another.
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            return file.read().decode("utf-8", "replace")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""  # It has ended.
+    try:
+        return b"".join(iter(lambda: os.read(fd, 1 << 16), b"")).decode("utf-8", "replace")
+    except OSError:
+        return ""  # As above.
+    finally:
+        os.close(fd)

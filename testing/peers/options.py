@@ -26,7 +26,9 @@ def unnamed(workdir: Path) -> Iterator[str]:
         own = with_it - without
         if not own:
             raise RuntimeError(f"{tool.name} has no option: is it installed?")
-        yield from (f"{tool.name}: {name}" for name in sorted(own) if not re.search(rf"{name}\b(?!-)", page))
+        yield from (
+            f"{tool.name}: {name}" for name in sorted(own) if not re.search(rf"(?<![\w-]){name}(?![\w-])", page)
+        )
 
 
 def _declared(told: str) -> set[str]:

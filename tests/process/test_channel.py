@@ -160,6 +160,43 @@ def test_frames_travel_as_frames() -> None:
     assert arrived(channel._encode(message)) == [message]
 
 
+def test_a_message_may_be_packed_amid_another(pipe: tuple[int, int]) -> None:
+    """As a signal handler does, or the text of a value; and after one that failed."""
+    sender = Sender(pipe[1])
+
+    class Talks:
+        def __str__(self) -> str:
+            sender.send(Broken(text="within"))
+            return "a value"
+
+    class Fails:
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    for value in (Talks(), Fails(), Talks(), "x" * 10_000, list(map(str, range(3_000))), Talks()):
+        try:
+            sender.send(Report(data={"before": 1, "value": value, "after": 2}))
+        except KeyboardInterrupt:
+            pass
+
+    received = [*Receiver(pipe[0]).receive()]
+    within, one = Broken(text="within"), Report(data={"before": 1, "value": "a value", "after": 2})
+    assert [received[place] for place in (0, 1, 2, 3, 6, 7)] == [within, one] * 3
+    assert [len(received[place].data["value"]) for place in (4, 5)] == [10_000, 3_000]  # type: ignore[union-attr]
+
+
+def test_a_packer_keeps_nothing_of_what_it_has_packed() -> None:
+    """Tests wait for objects to end; and of much, it would keep a large table."""
+    value = Frame(function="f", file="f.py", line=1)
+    count = sys.getrefcount(value)
+
+    channel._encode(Stopped(reason=None, returncode=None, frames=(value,)))
+    assert sys.getrefcount(value) == count
+
+    channel._encode(Report(data={"many": list(map(str, range(3_000)))}))
+    assert not channel._idle_packers
+
+
 def test_a_message_that_was_cut_is_none() -> None:
     """Cut at every byte, a frame gives nothing, and what came before it is there."""
     first, second = channel._encode(Broken(text="one")), channel._encode(Broken(text="two"))
