@@ -28,8 +28,9 @@ from typing import final
 
 Run: TypeAlias = tuple[int, int]
 
-#: The first child writes to what no other will. After two have told, one is asked whenever there were twice as many.
-_FIRST = 2
+#: The first child writes to what no other will. After two have told, one is asked when there were so many, and then whenever
+#: there were twice as many.
+_FIRST, _NEXT = 2, 64
 #: More than a short test writes to, 16 MiB; with all of them a guard is busy for some 12 ms.
 _MOST_PAGES = (16 << 20) // mmap.PAGESIZE
 #: Of how many pages a child asks the kernel for their state, 1 GiB: some reserve far more than they use, AddressSanitizer
@@ -127,7 +128,7 @@ class Pages:
             if before is None:
                 self._told, self._due = runs, self._forks + 1
                 return
-            self._due = self._forks * 2
+            self._due = max(_NEXT, self._forks * 2)
             for run in _present(_common(_runs(runs), _runs(before))):
                 self._ranges.extend(number * mmap.PAGESIZE for number in run)
             self._told = runs
