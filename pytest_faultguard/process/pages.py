@@ -14,6 +14,7 @@ Pages side by side are a *run*: the number of the first, and how many.
 from __future__ import annotations
 
 import ctypes
+import io
 import mmap
 import os
 import re
@@ -53,6 +54,10 @@ _HIGHEST = 0 if sys.byteorder == "big" else _ENTRY_BYTES - 1
 _OWN = re.compile(b"[%c]+" % (_PRESENT | _EXCLUSIVE))
 _THERE = re.compile(b"[%c%c]+" % (_PRESENT, _PRESENT | _EXCLUSIVE))
 
+#: What may go wrong without being anybody's fault, or because a child's memory was written over. Nothing that a handler of a
+#: signal raises is to be kept from who waits for it.
+_FAILURES = (OSError, ValueError, OverflowError, MemoryError)
+
 # Where nothing is forked, the library need not have these functions, and imports this module.
 _libc: Any = ctypes.CDLL(None) if hasattr(os, "pidfd_open") else None
 if _libc is not None:
@@ -66,32 +71,24 @@ def touched() -> bytes:
 
     For :meth:`Pages.take`. Empty where the kernel does not tell.
     """
-    try:
-        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return _touched(pagemap).tobytes()
-        finally:
-            os.close(pagemap)
-    except Exception:  # noqa: BLE001 - the test may have left no descriptor, hardly any memory, or something else for `open`.
-        return b""
-
-
-def _touched(pagemap: int) -> array[int]:
     found, left, asked = array(_WORD), _MOST_PAGES, 0
-    # No Path: what finds them out is among what is told, and should be little.
-    with open("/proc/self/maps", "rb") as maps:  # noqa: PTH123
-        for line in maps:
-            addresses, permissions, *_ = line.split(maxsplit=2)
-            first, end = (int(address, 16) // mmap.PAGESIZE for address in addresses.split(b"-"))
-            if permissions != b"rw-p" or asked + end - first > _MOST_ASKED:
-                continue
-            asked += end - first
-            for start, count in _matching(_OWN, pagemap, first, end - first):
-                found.extend((start, min(left, count)))
-                left -= count
-                if left <= 0:
-                    return found
-    return found
+    try:
+        # No Path, and no `open`: the first touches much itself, and the test may have left another one for the second.
+        with io.FileIO("/proc/self/maps") as maps, io.FileIO("/proc/self/pagemap") as pagemap:
+            for line in maps.readall().splitlines():
+                addresses, permissions, *_ = line.split(maxsplit=2)
+                first, end = (int(address, 16) // mmap.PAGESIZE for address in addresses.split(b"-"))
+                if permissions != b"rw-p" or asked + end - first > _MOST_ASKED:
+                    continue
+                asked += end - first
+                for start, count in _matching(_OWN, pagemap, first, end - first):
+                    found.extend((start, min(left, count)))
+                    left -= count
+                    if left <= 0:
+                        return found.tobytes()
+    except _FAILURES:
+        return b""  # No descriptor is left, or hardly any memory.
+    return found.tobytes()
 
 
 @final
@@ -132,7 +129,7 @@ class Pages:
             for run in _present(_common(_runs(runs), _runs(before))):
                 self._ranges.extend(number * mmap.PAGESIZE for number in run)
             self._told = runs
-        except Exception:  # noqa: BLE001 - it, or what somebody has put in the place of `os.open`.
+        except _FAILURES:
             self._ranges, self._populate = array(_WORD), None
 
     def copy(self) -> None:
@@ -142,8 +139,8 @@ class Pages:
             return
         try:
             self._populate(self._ranges)
-        except Exception:  # noqa: BLE001, S110 - no descriptor, or as above.
-            pass
+        except OSError:
+            pass  # No descriptor.
 
 
 def _understood(told: bytes) -> array[int]:
@@ -238,16 +235,14 @@ def _common(these: Iterator[Run], those: Iterator[Run]) -> Iterator[Run]:
 
 def _present(runs: Iterable[Run]) -> Iterator[Run]:
     """What this process has of these pages: a child may have got some that are none here."""
-    pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with io.FileIO("/proc/self/pagemap") as pagemap:
         for first, count in runs:
             yield from _matching(_THERE, pagemap, first, count)
-    finally:
-        os.close(pagemap)
 
 
-def _matching(states: re.Pattern[bytes], pagemap: int, first: int, count: int) -> Iterator[Run]:
+def _matching(states: re.Pattern[bytes], pagemap: io.FileIO, first: int, count: int) -> Iterator[Run]:
     """The pages whose states match, of as many from the first one on."""
-    entries = os.pread(pagemap, count * _ENTRY_BYTES, first * _ENTRY_BYTES)
+    pagemap.seek(first * _ENTRY_BYTES)
+    entries = pagemap.read(count * _ENTRY_BYTES)
     for run in states.finditer(entries[_HIGHEST::_ENTRY_BYTES]):
         yield first + run.start(), run.end() - run.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -100,14 +101,10 @@ def _stat(pid: int) -> list[str]:
 
 
 def _read(path: str) -> str:
-    # No Path, whose names CPython would remember of each child; and no `open`, in whose place a fixture may have put another.
+    # No Path, whose names CPython would remember of each child; no `open`, in whose place a fixture may have put another; and
+    # no bare descriptor, which would stay where somebody's handler of a signal raises.
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with io.FileIO(path) as file:
+            return file.readall().decode("utf-8", "replace")
     except OSError:
         return ""  # It has ended.
-    try:
-        return b"".join(iter(lambda: os.read(fd, 1 << 16), b"")).decode("utf-8", "replace")
-    except OSError:
-        return ""  # As above.
-    finally:
-        os.close(fd)
