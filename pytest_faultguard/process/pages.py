@@ -207,12 +207,10 @@ def populate_together(ranges: array[int]) -> None:
 
 def populate_each(ranges: array[int]) -> None:
     """As :func:`populate_together`, one by one, and from Linux 5.14 on."""
-    kept = array(_WORD)
-    for address, length in _runs(ranges):
-        if _libc.madvise(address, length, _POPULATE_WRITE) == 0:
-            kept.extend((address, length))
-    if len(kept) < len(ranges):
-        ranges[:] = kept
+    each = enumerate(_runs(ranges))
+    refused = [number for number, run in each if _libc.madvise(*run, _POPULATE_WRITE) != 0]
+    for number in reversed(refused):
+        del ranges[2 * number : 2 * number + 2]
 
 
 def _lengths(ranges: array[int], place: int, count: int) -> Iterator[int]:
