@@ -25,6 +25,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from typing import Any
+from typing import Literal
 from typing import TypeAlias
 from typing import final
 
@@ -45,7 +46,8 @@ _PROCESS_MADVISE = 440
 #: ``UIO_MAXIOV``.
 _MOST_RANGES = 1024
 #: ``unsigned long``, as numbers of pages and what ``struct iovec`` is made of.
-_WORD = "L"
+_WORD: Literal["L"] = "L"
+_WORD_BYTES = array(_WORD).itemsize
 
 #: Of a page's entry, the highest byte has this and no more where it is of memory that is no file's: it is present, and it
 #: is shared with no other process.
@@ -105,7 +107,7 @@ class Pages:
         self._due = _FIRST
         self._is_asking = False
         #: By the last child that was asked.
-        self._told: array[int] | None = None
+        self._told: memoryview[int] | None = None
         #: As an array of ``struct iovec``: address, length, address, length, …
         self._ranges: array[int] = array(_WORD)
         #: None where nothing is to be gained.
@@ -144,14 +146,16 @@ class Pages:
             pass  # No descriptor.
 
 
-def _understood(told: bytes) -> array[int]:
+def _understood(told: bytes) -> memoryview[int]:
     """What a child has told, whose memory may have been written over before.
 
     Raises:
         ValueError: no child tells that.
     """
-    runs = array(_WORD, told)
-    if sum(runs[1::2]) > _MOST_PAGES:
+    if len(told) % (2 * _WORD_BYTES):
+        raise ValueError
+    runs = memoryview(told).cast(_WORD)
+    if sum(count for _, count in _runs(runs)) > _MOST_PAGES:
         raise ValueError
     return runs
 
@@ -218,7 +222,7 @@ def _lengths(ranges: array[int], place: int, count: int) -> Iterator[int]:
     return itertools.islice(ranges, place + 1, place + 2 * count, 2)
 
 
-def _runs(numbers: array[int]) -> Iterator[Run]:
+def _runs(numbers: Iterable[int]) -> Iterator[Run]:
     each = iter(numbers)
     return zip(each, each, strict=True)
 
