@@ -50,9 +50,7 @@ SHARED = Ways(scope="session", start="fork")
 #: Besides these two: with them the small suites are run.
 OTHERS = (
     Ways(scope="session", start="spawn"),
-    Ways(scope="package", start="fork"),
     Ways(scope="module", start="forkserver"),
-    Ways(scope="class", start="spawn"),
     Ways(scope="function", start="forkserver"),
 )
 
