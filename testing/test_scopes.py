@@ -817,7 +817,6 @@ def test_pages_that_children_write_to_are_copied_by_their_guard(
         import ctypes
         import mmap
         import os
-        import time
 
         import pytest
 
@@ -836,7 +835,7 @@ def test_pages_that_children_write_to_are_copied_by_their_guard(
         def test_it(number):
             if number == 4:
                 while shared_with_nobody() != set(WRITTEN):
-                    time.sleep(0)
+                    os.sched_yield()
             for place in WRITTEN:
                 memory[place * mmap.PAGESIZE] = 0
         """
