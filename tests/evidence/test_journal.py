@@ -1227,7 +1227,7 @@ def test_impossible_numbers_under_a_right_checksum(fields: tuple[int, ...]) -> N
     """Sizes and offsets beyond all bounds are gaps, even if someone had made their checksum right."""
     journal = limited(1 << 20)
     journal["k"] = 1
-    body = module._BODY.pack(*fields)
+    body = module._BODY.pack(*fields, b"")
     slot = 16_384 + 5 * 128
     os.pwrite(journal.fileno(), module._CHECKSUM.pack(module._adler32(body, slot)) + body, slot + 4)
     os.pwrite(journal.fileno(), b"\xb4", slot)
