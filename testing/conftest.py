@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from testing.audit import allow_leftovers
 from testing.audit import audit
 from testing.audit import audit_tmp
 from testing.audit import default_signals
+from testing.covering import PAIRS
+from testing.covering import covering
 from testing.harness import SESSION_SECONDS
 from testing.harness import Junit
 from testing.harness import Recorder
@@ -55,6 +58,31 @@ _OUTER_VARIABLES = (
     "FORCE_COLOR",
     "NO_COLOR",
 )
+
+
+#: How many values of a test's parameters are to meet, by what FAULTGUARD_TEST_CASES says.
+_STRENGTH = {"each": 1, "pairs": PAIRS, "all": sys.maxsize}
+
+
+# Last: of what is left when a choice has been made, by -k for example.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of each acceptance test run as many cases as let every two values of its parameters meet; or each, or all."""
+    strength = _STRENGTH[os.environ.get("FAULTGUARD_TEST_CASES", "pairs")]
+    tests: dict[tuple[pytest.Item | pytest.Collector | None, str], list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents:
+            tests.setdefault((item.parent, item.originalname), []).append(item)
+    spared: set[pytest.Item] = set()
+    for cases in tests.values():
+        # The same object in each case; what pytest has as their indices are numbers of the whole case, where a fixture
+        # has parameters.
+        params = [case.callspec.params if hasattr(case, "callspec") else {} for case in cases]
+        values = [{name: id(value) for name, value in each.items()} for each in params]
+        spared |= set(cases) - {cases[number] for number in covering(values, strength)}
+    if spared:
+        config.hook.pytest_deselected(items=[item for item in items if item in spared])
+        items[:] = [item for item in items if item not in spared]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -15,7 +15,7 @@ STARTS = ["fork", "forkserver", "spawn"]
 CLEAN = STARTS[1:]
 #: All of them in `tox -e product`; what `class` and `package` do of their own is in test_scopes.py.
 SCOPES = ["function", "module", "session"]
-if os.environ.get("FAULTGUARD_TEST_PRODUCT"):
+if os.environ.get("FAULTGUARD_TEST_CASES") == "all":
     SCOPES += ["class", "package"]
 
 
