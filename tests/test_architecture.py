@@ -117,6 +117,6 @@ def test_what_a_change_must_pass_is_all_run() -> None:
     assert text.count("FAULTGUARD_TEST_CASES") == 2
     assert 'export FAULTGUARD_TEST_CASES=each\nstep "tests with the oldest' in text
     assert "for file in audit documents exec extremes limits parity programs timeouts; do with_oldest+=" in text
-    assert "unset FAULTGUARD_TEST_CASES\nstep \"tests, by the README's command\"" in text
+    assert 'unset FAULTGUARD_TEST_CASES\nstep "tests, by the README\'s command"' in text
     assert "run_readme demo" in text
     assert "lint-imports" in (CHECKOUT / "tox.ini").read_text()
