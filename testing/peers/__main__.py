@@ -46,7 +46,7 @@ def main() -> int:
             rows = []
             for row in bench.measure(workdir, options.rows, options.scale):
                 rows.append(row)
-                _say(row.what, *(f"{tool} {value:.2f} ms" for tool, value in row.milliseconds.items()))
+                _say(row.what, *(f"{tool} {row.milliseconds(tool):.2f} ms" for tool in row.taken))
             _put(page.render_bench(rows, workdir), options.write, page.BENCH_MARKS)
         if options.table in {None, "behaviours"}:
             found = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from testing.peers.tools import python_of
 
 FLOOR = replace(PLAIN, name="bare fork")
 COLUMNS = (PLAIN, FLOOR, *(tool for tool in MEASURED if tool is not PLAIN))
-ROUNDS = 3
+ROUNDS = 5
 TESTS = 60
 #: A tool that starts pytest anew for each test takes as long for this as the others for all.
 SLOW_ROUNDS = 2
@@ -83,10 +84,21 @@ def test_it(number): ctypes.string_at(0)
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One workload: milliseconds per test of each tool that can run it."""
+    """One workload: milliseconds per test of each tool that can run it, round by round."""
 
     what: str
-    milliseconds: Mapping[str, float]
+    taken: Mapping[str, Sequence[float]]
+
+    def milliseconds(self, tool: str) -> float:
+        """The median of its rounds."""
+        return median(self.taken[tool])
+
+    def ratio(self, tool: str) -> float:
+        """How many times ours that is: the median of what ran in the same round, for a machine has faster times."""
+        return median(
+            its / ours
+            for its, ours in zip(self.taken[tool], self.taken[OURS.name], strict=False)  # Fewer rounds.
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +152,7 @@ def measure(workdir: Path, names: list[str], scale: float) -> Iterator[Row]:
             for run in runs:
                 if run.tool not in workload.without and (number < SLOW_ROUNDS or not run.tool.slow):
                     taken.setdefault(run.tool.name, []).append(_each(run, workload, scale))
-        yield Row(what=workload.what, milliseconds={tool: median(each) for tool, each in taken.items()})
+        yield Row(what=workload.what, taken=taken)
 
 
 def _each(run: Run, workload: _Workload, scale: float) -> float:
@@ -169,9 +181,8 @@ def _each(run: Run, workload: _Workload, scale: float) -> float:
 
 def cell(row: Row, tool: str) -> str:
     """Milliseconds, and how many times ours that is."""
-    if tool not in row.milliseconds:
+    if tool not in row.taken:
         return "—"
-    ours, value = row.milliseconds[OURS.name], row.milliseconds[tool]
+    value, ratio = row.milliseconds(tool), row.ratio(tool)
     told = f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
-    ratio = value / ours
     return told if tool == OURS.name else f"{told} ({ratio:.0f} x)" if ratio >= 10 else f"{told} ({ratio:.2f} x)"
