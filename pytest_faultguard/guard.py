@@ -22,6 +22,7 @@ from pytest_faultguard.crash import Lost
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import ThreadStack
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import DEFAULT_LIMIT_BYTES
 from pytest_faultguard.outcome import LaunchError
@@ -410,7 +411,7 @@ class _Pipes:
             # Here, and not in the child: whatever a child does first costs twice.
             low, self.theirs = self.theirs, []
             while low:
-                self.theirs.append(child_side.moved_up(low.pop(0)))
+                self.theirs.append(moved_up(low.pop(0)))
         except BaseException as error:
             self.theirs += low
             self.__exit__()

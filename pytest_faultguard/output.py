@@ -19,6 +19,7 @@ from typing import final
 import pytest
 
 from pytest_faultguard.descriptors import identity
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.child import flush_streams
@@ -265,7 +266,7 @@ class Overture:
         self = cls((fds["first stdout"], fds["first stderr"]))
         for file in self._files:
             os.set_inheritable(file.fd, False)
-        self._former = [os.dup(fd) if identity(fd) is not None else None for fd in (1, 2)]
+        self._former = [moved_up(os.dup(fd)) if identity(fd) is not None else None for fd in (1, 2)]
         for fd, file in zip((1, 2), self._files, strict=True):
             os.dup2(file.fd, fd)
         return self
@@ -363,7 +364,12 @@ class Turns:
 
     def begin(self) -> None:
         """From now on there are turns."""
-        self._fds = os.pipe2(os.O_CLOEXEC)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            self._fds = moved_up(reading), writing
+        except BaseException:
+            os.close(writing)
+            raise
         self._identity = identity(self._fds[0])
 
     @property
@@ -446,7 +452,7 @@ class _File:
     """A file without a name that both sides can reach; not one that a test has opened under its number since."""
 
     def __init__(self, name: str, fd: int | None = None) -> None:
-        self.fd = os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC) if fd is None else fd
+        self.fd = moved_up(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC)) if fd is None else fd
         self._identity = identity(self.fd)
 
     def read(self) -> str:

@@ -75,14 +75,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             tests.setdefault((item.parent, item.originalname), []).append(item)
     spared: set[pytest.Item] = set()
     for cases in tests.values():
-        # The same object in each case; what pytest has as their indices are numbers of the whole case, where a fixture
-        # has parameters.
-        params = [case.callspec.params if hasattr(case, "callspec") else {} for case in cases]
-        values = [{name: id(value) for name, value in each.items()} for each in params]
-        spared |= set(cases) - {cases[number] for number in covering(values, strength)}
+        chosen = covering([_values(case) for case in cases], strength)
+        spared |= set(cases) - {cases[number] for number in chosen}
     if spared:
         config.hook.pytest_deselected(items=[item for item in items if item in spared])
         items[:] = [item for item in items if item not in spared]
+
+
+def _values(case: pytest.Function) -> dict[str, tuple[int, ...]]:
+    """What tells the cases of a test apart: what one mark gives together is one value, for somebody has chosen it."""
+    # By the object, which is the same in each case; what pytest has as their indices are numbers of the whole case, where
+    # a fixture has parameters.
+    left = {name: id(value) for name, value in (case.callspec.params if hasattr(case, "callspec") else {}).items()}
+    values = {}
+    for mark in case.iter_markers("parametrize"):
+        names = mark.args[0].replace(",", " ").split() if isinstance(mark.args[0], str) else mark.args[0]
+        values[" ".join(names)] = tuple(left.pop(name) for name in names if name in left)
+    return values | {name: (value,) for name, value in left.items()}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -335,10 +335,14 @@ def start(run_pytest: RunPytest, recorder: Recorder, programs: Path) -> Start:
     return run
 
 
-@pytest.mark.parametrize("args", [("--capture=fd",), ("--capture=sys",), ("-s",), ("-n2",)], ids=" ".join)
-def test_closed_stdin(start: Start, recorder: Recorder, args: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "args", [("--capture=fd",), ("--capture=sys",), ("--capture=tee-sys",), ("-s",), ("-n2",)], ids=" ".join
+)
+def test_closed_stdin(start: Start, recorder: Recorder, args: tuple[str, ...], method: str) -> None:
     """As under some job schedulers: the first file that is opened becomes descriptor 0."""
-    start("sh", "-c", 'exec "$@" <&-', "sh", args=("-p", "no:faulthandler", *args))
+    args = ("-p", "no:faulthandler", f"--faultguard-start={method}", *args)
+    start("sh", "-c", 'exec "$@" <&-', "sh", args=args)
 
     check_dying(recorder)
 

@@ -57,6 +57,7 @@ from typing import NoReturn
 from typing import Protocol
 
 from pytest_faultguard.descriptors import identity
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.outcome import JournalError
 
 #: How much live data one journal holds unless told otherwise.
@@ -166,7 +167,7 @@ _UNMARKED: Final[_Mark] = b"\0"
 
 def _unnamed_file() -> int:
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        return moved_up(os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
     # Where nothing is guarded, a journal serves its own process only.
     import tempfile
 

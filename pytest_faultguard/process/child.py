@@ -21,6 +21,7 @@ from typing import NoReturn
 from typing import final
 
 from pytest_faultguard.descriptors import identity
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.process import signals
@@ -37,8 +38,6 @@ from pytest_faultguard.process.launch import leave
 ENVIRONMENT_VARIABLE = "PYTEST_FAULTGUARD"
 #: How a child leaves that can no longer say anything.
 CHANNEL_LOST_STATUS = 121
-#: Where a child's own descriptors are.
-_HIGH_FD = 512
 
 
 @final
@@ -204,19 +203,6 @@ def _outcome(target: Callable[[Line], object], line: Line) -> int:
             return CHANNEL_LOST_STATUS
         return 1
     return 0
-
-
-def moved_up(fd: int) -> int:
-    """The same file under a high number: out of the way of tests that count, close too many, or expect the lowest."""
-    import fcntl  # Here, for Windows has neither, and imports this module.
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    finally:
-        os.close(fd)
 
 
 def _leave_terminal() -> None:

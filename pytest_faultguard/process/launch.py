@@ -71,7 +71,10 @@ def spawn_child(command: list[str], keep: Iterable[int], *, mask: signals.Mask) 
         LaunchError: no process or no descriptor could be had.
     """
     started_at = time.monotonic()
-    pid = _spawn(command, keep, setpgroup=0, setsigmask={*mask, signals.INTERRUPT})
+    # As any child of ours it reads nothing, from its begin on: where this process has no descriptor 0, the first file that
+    # the interpreter opens would be it.
+    nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    pid = _spawn(command, [nothing], keep, setpgroup=0, setsigmask={*mask, signals.INTERRUPT})
     return Child(pid=pid, pidfd=_watchable(pid), started_at=started_at)
 
 
@@ -82,13 +85,13 @@ def spawn_attended(command: list[str], keep: Iterable[int]) -> Child:
         LaunchError: there is no such program, or no process or no descriptor could be had.
     """
     started_at = time.monotonic()
-    pid = _spawn(command, keep)
+    pid = _spawn(command, [], keep)
     return Child(pid=pid, pidfd=_pidfd(pid), started_at=started_at)
 
 
-def _spawn(command: list[str], keep: Iterable[int], **attributes: Any) -> int:
+def _spawn(command: list[str], first: list[Any], keep: Iterable[int], **attributes: Any) -> int:
     # To its own number: that lets a descriptor through which closes at exec. Who waits for children there must be able to.
-    actions = [(os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep]
+    actions = [*first, *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in keep)]
     try:
         return os.posix_spawnp(
             command[0], command, os.environ, file_actions=actions, setsigdef=[signal.SIGCHLD], **attributes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from typing import final
 
 from pytest_faultguard.descriptors import identity
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.process import proc
-from pytest_faultguard.process.child import moved_up
 
 try:
     import resource

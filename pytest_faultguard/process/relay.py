@@ -9,7 +9,7 @@ from typing import Any
 from typing import final
 
 from pytest_faultguard.descriptors import identity
-from pytest_faultguard.process.child import moved_up
+from pytest_faultguard.descriptors import moved_up
 
 _STDERR = 2
 #: What is kept: the words that explain a death are the last ones.
@@ -32,12 +32,16 @@ class Relay:
         if ends is not None:
             self._reading, (self._writing, self._target) = -1, ends
             return
-        self._reading, self._writing = os.pipe2(os.O_CLOEXEC)
+        self._reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            self._target = moved_up(os.dup(_STDERR))
+            self._writing = moved_up(writing)
+            try:
+                self._target = moved_up(os.dup(_STDERR))
+            except BaseException:
+                os.close(self._writing)
+                raise
         except BaseException:
             os.close(self._reading)
-            os.close(self._writing)
             raise
         os.set_blocking(self._reading, False)
 

@@ -29,6 +29,7 @@ from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import describe_signal
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
@@ -320,8 +321,14 @@ def _overture() -> Overture:
 
 
 def _socketpair() -> tuple[socket.socket, socket.socket]:
+    """This process' end, and a child's."""
     with _descriptors():
-        return socket.socketpair()
+        ours, theirs = socket.socketpair()
+        try:
+            return ours, socket.socket(fileno=moved_up(theirs.detach()))
+        except BaseException:
+            ours.close()
+            raise
 
 
 @contextmanager
@@ -382,7 +389,7 @@ def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequenc
 
 def _file(*messages: Message) -> int:
     with _descriptors():
-        fd = os.memfd_create("faultguard-letter", os.MFD_CLOEXEC)
+        fd = moved_up(os.memfd_create("faultguard-letter", os.MFD_CLOEXEC))
     write(fd, *messages)
     return fd
 

@@ -17,6 +17,7 @@ import pytest
 from _pytest.config import _prepareconfig
 
 from pytest_faultguard import session as sessions
+from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.output import Output
@@ -29,7 +30,6 @@ from pytest_faultguard.process.channel import read
 from pytest_faultguard.process.child import ENVIRONMENT_VARIABLE
 from pytest_faultguard.process.child import Line
 from pytest_faultguard.process.child import Wiring
-from pytest_faultguard.process.child import moved_up
 from pytest_faultguard.process.child import run_spawned
 from pytest_faultguard.process.launch import die_with
 from pytest_faultguard.protocol import inside
