@@ -369,6 +369,11 @@ class Guard:
         if self._watch is not None:
             self._watch.set_timeout(None, 0.0)
 
+    def bound(self, timeout: Seconds, since: Seconds) -> None:
+        """From a message on: another timeout as well, which counts from that instant of the monotonic clock."""
+        if self._watch is not None:
+            self._watch.bound(timeout, max(since, self._watch.begun_at))
+
     def ask_status(self, answer: Callable[[Seconds, str], None]) -> bool:
         """From a signal handler: have ``answer`` called with the child's age and stacks; False where no child lives."""
         watch = self._watch

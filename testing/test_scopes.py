@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import pytest
@@ -378,6 +379,59 @@ def test_late_teardown_before_the_next_module_is_not_of_that(
     report = recorder.reports("test_last", when="teardown")[-1]
     assert (report.message or "").startswith(message)
     assert "the last words" in report.section("Captured stdout teardown")
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("way", LATE_WAYS)
+def test_what_is_shared_ends_in_the_teardown_of_the_last_test(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    way: str,
+    start: str,
+) -> None:
+    """As pytest does it, with the bound of the end; and no test is tried alone, for those fixtures would end there as well."""
+    how, message = LATE_WAYS[way]
+    pytester.makepyfile(LATE.format(how=how).replace("def test_unguarded(): pass\n", ""))
+    distribution = ["--dist=loadfile"] if xdist_args else []
+
+    options = ("-ofaultguard_end_timeout=0.5", f"--faultguard-start={start}")
+    run_pytest(*options, *xdist_args, *distribution).assert_outcomes(passed=2, errors=1)
+
+    assert recorder.outcomes() == {
+        "test_first": PASSED,
+        "test_last": ["setup passed", "call passed", "teardown failed"],
+    }
+    report = recorder.report("test_last", when="teardown")
+    assert (report.message or "").startswith(message)
+    assert "the last words" in report.section("Captured stdout teardown")
+    if way != "error":
+        assert re.search(r"^ran before it in the same child:\n.*::test_first$", report.longrepr, re.MULTILINE)
+        assert report.crash["alone"] is None
+
+
+@pytest.mark.parametrize("fixture_scope", ["function", "class"])
+def test_teardown_of_what_is_not_shared_has_no_bound_of_the_end(
+    pytester: pytest.Pytester, run_pytest: RunPytest, fixture_scope: str
+) -> None:
+    """Nor has that of a test which shares no child."""
+    pytester.makepyfile(
+        f"""
+        import time
+        import pytest
+
+        @pytest.fixture(scope="{fixture_scope}")
+        def slow():
+            yield
+            time.sleep(0.6)
+
+        @pytest.mark.faultguard(scope="{"module" if fixture_scope == "function" else "function"}", end_timeout=0.3)
+        def test_it(slow): pass
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])

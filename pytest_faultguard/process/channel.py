@@ -172,6 +172,14 @@ class Idle(NamedTuple):
 
 
 @final
+class SharedTeardown(NamedTuple):
+    """In the teardown of a test it has come to what is not of this test alone."""
+
+    #: When that was, on the monotonic clock.
+    at: float
+
+
+@final
 class Touched(NamedTuple):
     """What :func:`pages.touched` has found, for the children to come."""
 
@@ -302,6 +310,7 @@ Message: TypeAlias = (
     | Noted
     | Kept
     | Stopped
+    | SharedTeardown
     | Touched
     | Collecting
     | Begun

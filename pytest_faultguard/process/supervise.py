@@ -207,6 +207,11 @@ class Watch:
         if timeout:
             self._timers[self._on_deadline] = since + timeout
 
+    def bound(self, timeout: Seconds, since: Seconds) -> None:
+        """A timeout of what begins at that instant, where there is none that passes before."""
+        if since + timeout < self._timers.get(self._on_deadline, math.inf):
+            self.set_timeout(timeout, since)
+
     def has_ended(self) -> bool:
         """Whether the child has crashed or left while it waited for an order."""
         return bool({self._child.pidfd, self._dump_fd} & {fd for fd, _ in self._poll.poll(0)})

@@ -54,6 +54,7 @@ from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Run
 from pytest_faultguard.process.channel import Said
 from pytest_faultguard.process.channel import Sender
+from pytest_faultguard.process.channel import SharedTeardown
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Touched
 from pytest_faultguard.process.channel import Trim
@@ -203,6 +204,7 @@ class Inside:
             self.meter,
             is_attempt=attempt > 0,
         )
+        reporter.is_shared = self._is_shared
         self._reporter = self._config.stash[outermost_key].reporter = reporter
         if attempt:
             reruns.enter_child(item, attempt)
@@ -539,6 +541,12 @@ class Outermost:
         if self.reporter is not None:
             self.reporter.tell_expected()
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
+        """In a child of several items: what they share has a limit of its own."""
+        if self.reporter is not None:
+            self.reporter.foretell_shared(nextitem)
+
     # Not a wrapper: pytest before 8.2 shows its frame in the traceback of an exception group.
     def pytest_runtest_call(self) -> None:
         """In a child: the setup may have added a mark."""
@@ -603,6 +611,8 @@ class Reporter:
     ) -> None:
         self._is_attempt = is_attempt
         self.item = item
+        #: Whether other items may follow in the same child.
+        self.is_shared = False
         self._sender = sender
         self._send = sender.send
         self._send_lines = send_lines
@@ -614,6 +624,21 @@ class Reporter:
         self._expected: Expected | None = None
         self._xml = item.config.stash.get(xml_key, None)
         self._told_properties = len(self._xml.global_properties) if self._xml is not None else 0
+
+    def foretell_shared(self, nextitem: pytest.Item | None) -> None:
+        """Before a teardown: its guard is to hear when it comes to what several items share."""
+        if not self.is_shared or (nextitem is not None and nextitem.parent is self.item.parent):
+            return
+        state = self.item.session._setupstate
+        kept = frozenset() if nextitem is None else frozenset(nextitem.listchain())
+        for node in reversed(self.item.listchain()[:-1]):
+            if node in kept:
+                return
+            finalizers, _ = state.stack.get(node, ((), None))
+            if any(one != node.teardown for one in finalizers):
+                # The last one is the first to be called, after all that belongs to the item.
+                state.addfinalizer(lambda: self._sender.ring(SharedTeardown(at=time.monotonic())), node)
+                return
 
     def tell(self, report: pytest.TestReport) -> None:
         """A phase has ended: its report leaves at once."""

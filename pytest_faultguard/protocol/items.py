@@ -61,6 +61,7 @@ from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Noted
 from pytest_faultguard.process.channel import Report
 from pytest_faultguard.process.channel import Said
+from pytest_faultguard.process.channel import SharedTeardown
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.channel import Warned
 from pytest_faultguard.process.meter import Before
@@ -163,6 +164,8 @@ class GuardedItem:
         self.snapshots: list[Snapshot] = []
         self.slow: list[tuple[str, str]] = []
         self.captured: dict[str, str] = {}
+        #: Whether what the child does now is the teardown of what is not the item's alone.
+        self.is_shared = False
         #: After a crash: what the test had used.
         self.usage: Usage | None = None
         self.phase_started_at = time.monotonic()
@@ -197,7 +200,10 @@ class GuardedItem:
                 crash = self._crash(remains)
             finally:
                 child.close()
-        if crash is not None and len(child.trail) > 1 and not self._is_due(crash):
+        if crash is not None and self.is_shared:
+            # The same fixtures would end in the teardown of any item that is the last to need them.
+            crash = children.with_trail(crash, child)
+        elif crash is not None and len(child.trail) > 1 and not self._is_due(crash):
             try:
                 crash = children.explained(crash, child, self.settings)
             except KeyboardInterrupt:
@@ -297,6 +303,10 @@ class GuardedItem:
                 xml.global_properties.extend(properties)
                 if attributes:
                     xml.node_reporter(self.item.nodeid).attrs.update(attributes)
+            case SharedTeardown(at=at):
+                self.is_shared = True
+                if self.settings.end_timeout:
+                    self.child.guard.bound(self.settings.end_timeout, at)
             case Kept(attributes=attributes):
                 vars(self.item).update(attributes)
             case Covered():
