@@ -234,7 +234,7 @@ ARGUMENTS: tuple[Argument, ...] = (
         name="confirm",
         metavar="on|off",
         help="run a test that crashed in a shared child once more, alone: was it its own fault? (at most 10 per session, of which "
-        "each worker of pytest-xdist has its share, rounded up)",
+        "each worker of pytest-xdist has its share)",
         default="on",
         parse=_switch,
         read=str,

@@ -236,6 +236,8 @@ class Overture:
 
     def __init__(self, fds: tuple[int, int] | None = None) -> None:
         """Make the files; or in the child take them over."""
+        import fcntl  # Here, for Windows has none, and imports this module.
+
         out, err = (None, None) if fds is None else fds
         first = _File("first-stdout", out)
         try:
@@ -243,6 +245,9 @@ class Overture:
         except BaseException:
             os.close(first.fd)
             raise
+        for file in self._files:
+            # Several descriptors write, and it is emptied between: nobody's offset counts.
+            fcntl.fcntl(file.fd, fcntl.F_SETFL, os.O_APPEND)
         self._former: list[int | None] = []
 
     def fds(self) -> dict[str, int]:
@@ -255,8 +260,13 @@ class Overture:
             os.close(file.fd)
 
     def read(self) -> str:
-        """What was written."""
+        """What was written since :meth:`forget`."""
         return "".join(file.read() for file in self._files)
+
+    def forget(self) -> None:
+        """What follows is of another child."""
+        for file in self._files:
+            file.forget()
 
     # The child's side.
 

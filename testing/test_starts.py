@@ -478,14 +478,19 @@ def test_a_file_that_is_gone(pytester: pytest.Pytester, run_pytest: RunPytest, c
         ("raise RuntimeError('no licence')", "* did not begin: *RuntimeError: no licence*"),
         ("import os; os._exit(7)", "* did not begin: exit code 7*"),
         ("import os; print('last words', flush=True); os.abort()", "* did not begin: SIGABRT (aborted)*"),
+        ("import time; time.sleep(60)", "* did not begin: not within 1 s*"),
     ],
-    ids=["raises", "exits", "aborts"],
+    ids=["raises", "exits", "aborts", "hangs"],
 )
 def test_a_child_that_does_not_begin(
     pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str, code: str, told: str
 ) -> None:
     """Each test is an error at setup with what there is to be told, and the session goes on."""
-    pytester.makeconftest(f"import os\nif 'PYTEST_FAULTGUARD' in os.environ:\n    {code}\n")
+    pytester.makeconftest(
+        f"import os\nif 'PYTEST_FAULTGUARD' in os.environ:\n    {code}\n"
+        # Not two minutes, as it takes to be sure.
+        f"from pytest_faultguard.protocol import births\nif {'sleep' in code}: births._BOUND = 1.0\n"
+    )
     pytester.makepyfile("def test_a(): pass\ndef test_b(): pass\n")
 
     result = run_pytest(*options(clean, scope), "--capture=no")
@@ -494,6 +499,28 @@ def test_a_child_that_does_not_begin(
     result.stdout.fnmatch_lines([f"E {told}"])
     if "last words" in code:
         result.stdout.fnmatch_lines(["*last words*"])
+
+
+def test_a_child_that_does_not_begin_is_told_of_alone(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, clean: str
+) -> None:
+    """What those have written that the fork server began before has nothing to do with it."""
+    pytester.makepyfile(
+        f"""
+        import pytest
+        @pytest.mark.parametrize("number", range(4))
+        @pytest.mark.faultguard(start="{clean}")
+        def test_it(number): pass
+        @pytest.mark.faultguard(start="{clean}", memory="10KiB")
+        def test_tiny(): pass
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=4, errors=1)
+
+    told = recorder.report("test_tiny", when="setup").longrepr
+    assert "did not begin: memory limit of 10 KiB" in told
+    assert told.count("collected") <= 1
 
 
 def test_a_module_that_crashes_in_the_child_alone(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:

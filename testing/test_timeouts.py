@@ -774,6 +774,11 @@ def told_status(session: Live, nodeid: str, within: float = 30.0) -> str:
     return session.wait_for_output(header + r"(?:.+\n)+\n?", within)[0]
 
 
+def seconds_of(status: str) -> float:
+    """How long the test has been running, as the status says, the last one of several."""
+    return float(re.findall(r"running for (\d+\.\d) s", status)[-1])
+
+
 @pytest.mark.parametrize(
     ("capture", "start", "scope"),
     [
@@ -790,13 +795,18 @@ def test_status_of_a_guarded_test(
 ) -> None:
     """At once, on the real terminal: node id, seconds and stacks; as often as one asks; and the test goes on."""
     (pytester.path / "test_it.py").write_text(STATUS)
+    began = time.monotonic()
     session = start_pytest(f"--capture={capture}", f"--faultguard-start={start}", f"--faultguard-scope={scope}")
     (child,) = session.wait_for("waits")
 
     for number in (1, 2, 3):
         ask_status(session, child)
         session.wait_for_output(rf"(?s)(?:\[faultguard\] .*?){{{number}}} in far_inside\n")
-    first = told_status(session, "test_it.py::test_waits[1]")
+    first = told = told_status(session, "test_it.py::test_waits[1]")
+    while (seconds := seconds_of(told)) < 0.3:  # Its clock runs, and not faster than ours.
+        ask_status(session, child)
+        told = told_status(session, "test_it.py::test_waits[1]")
+    assert seconds_of(first) <= seconds <= time.monotonic() - began
     session.go()
     ask_status(session, *session.wait_for("waits"))
     told_status(session, "test_it.py::test_waits[2]")

@@ -189,11 +189,12 @@ def test_crash_at_the_end_of_a_child_says_what_ran_in_it(
     assert (pytester.path / "ran").read_text() == "b"
 
 
-@pytest.mark.parametrize(("args", "share"), [((), 10), (("-n2", "--dist=loadfile"), 5)], ids=["serial", "n2"])
+@pytest.mark.parametrize("shares", [[10], [5, 5], [3, 3, 4]], ids=["serial", "n2", "n3"])
 def test_at_most_ten_are_tried_again(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, args: tuple[str, ...], share: int
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, shares: list[int]
 ) -> None:
     """Each worker has its share of them; the next one says so."""
+    args = [f"-n{len(shares)}", "--dist=loadfile"] if len(shares) > 1 else []
     source = """
         import os
         import pytest
@@ -202,17 +203,20 @@ def test_at_most_ten_are_tried_again(
             if number % 2:
                 os.abort()
         """
-    pytester.makepyfile(test_one=source, **({"test_two": source} if args else {}))
+    pytester.makepyfile(**{f"test_{number}": source for number in range(len(shares))})
 
     run_pytest("--faultguard", *args)
 
+    tried = []
     for path in pytester.path.glob("test_*.py"):
         crashes = [report.crash for report in recorder.reports(when="call") if report.nodeid.startswith(path.name)]
         gaps = ["".join(crash["gaps"]) for crash in crashes if crash]
-        assert gaps[:share] == [""] * share
+        tried.append(gaps.count(""))
+        assert not "".join(gaps[: tried[-1]])
         assert len(gaps) == 12
-        for gap in gaps[share:]:
-            assert gap.startswith(f"whose fault: {share} crashes of this ")
+        for gap in gaps[tried[-1] :]:
+            assert gap.startswith(f"whose fault: {tried[-1]} crashes of this ")
+    assert sorted(tried) == shares
 
 
 def test_bisect_finds_two_of_many_and_prints_the_command(

@@ -257,6 +257,7 @@ class _Server:
         """
         if self._failure is not None:
             raise self._failure
+        self.overture.forget()
         try:
             with _packed(charge) as fds:
                 guard.adopt(lambda wiring: self._ask([*astuple(wiring), *fds]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import math
 import os
 import shlex
 import time
@@ -429,9 +428,7 @@ class Children:
         self._session = session
         self._living: dict[_Key, Child] = {}
         self._refused: FaultguardError | None = None
-        # Of pytest-xdist's workers nobody knows what the others have left.
-        self._trials = math.ceil(_TRIALS / getattr(session.config, "workerinput", {}).get("workercount", 1))
-        self._trials_left = self._trials
+        self._trials = self._trials_left = _share(_TRIALS, getattr(session.config, "workerinput", {}))
         self.births = session.config.stash.setdefault(births_key, Births(session))
         self.pages = Pages()
         self._places: dict[pytest.Item, int] = {}
@@ -783,6 +780,14 @@ class Unheard:
 
     def end(self, remains: Remains) -> None:
         """As above."""
+
+
+def _share(whole: int, worker: Mapping[str, Any]) -> int:
+    """What one of pytest-xdist's workers has of a number: none knows what the others have left of it."""
+    count: int = worker.get("workercount", 1)
+    number: str = worker.get("workerid", "gw0").removeprefix("gw")
+    # One that has a name of the user's gets none of what is left over.
+    return whole // count + (number.isdecimal() and int(number) < whole % count)
 
 
 def prepare_fork(config: pytest.Config) -> None:
