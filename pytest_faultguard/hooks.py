@@ -14,7 +14,8 @@ def pytest_faultguard_crash(item: pytest.Item, crash: Crash) -> Iterable[tuple[s
     """Add evidence of one's own to a crash: sections of its report, each a title and a text.
 
     Called in pytest's own process (under pytest-xdist the worker's), once for each crash, before its report is made; not
-    for a death that the test's marker expects. An exception in it is a gap in the evidence.
+    for a death that the test's marker expects. An exception in it is a gap in the evidence; what was yielded before is
+    kept.
     """
 
 

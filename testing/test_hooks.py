@@ -106,6 +106,33 @@ def test_an_error_in_a_hook_is_a_gap(
     assert "found after" in report.longrepr
 
 
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("raise ValueError('lost it')", "ValueError: lost it"),
+        ("yield 'title', 3", "TypeError: a title and a text are wanted, not ('title', 3)"),
+    ],
+)
+def test_what_a_hook_has_yielded_before_its_error_is_kept(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    then: str,
+    told: str,
+) -> None:
+    """Beside the gap."""
+    pytester.makepyfile("import os, pytest\n@pytest.mark.faultguard\ndef test_it(): os.abort()\n")
+    pytester.makeconftest(f"def pytest_faultguard_crash():\n    yield 'device log', 'last words'\n    {then}\n")
+
+    run_pytest(*xdist_args)
+
+    report = recorder.report("test_it")
+    (gap,) = report.crash["gaps"]
+    assert gap.endswith(f": {told}")
+    pytest.LineMatcher(report.longrepr.splitlines()).fnmatch_lines(["*- device log -*", "last words"])
+
+
 # pytest_faultguard_healthcheck
 
 TESTS = """

@@ -635,7 +635,8 @@ def _with_evidence_of_others(item: pytest.Item, crash: Crash) -> tuple[Crash, li
         alone = manager.subset_hook_caller(name, [one for one in manager.get_plugins() if one is not plugin])
         try:
             for found in alone(item=item, crash=crash):
-                added += [_section(one) for one in found]
+                for one in found:
+                    added.append(_section(one))  # noqa: PERF401 - what a generator yields before its error is kept.
         except pytest.exit.Exception:
             raise
         except (Exception, pytest.fail.Exception, pytest.skip.Exception) as error:  # noqa: BLE001 - the user's code.
