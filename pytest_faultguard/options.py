@@ -110,6 +110,8 @@ def _start(value: object) -> str:
 
 
 def _ending(value: object) -> str | int | None:
+    if isinstance(value, signal.Signals):
+        return value.name  # Before the numbers, of which it is one.
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:  # noqa: PLR2004 - of any process.
         return value
     if isinstance(value, str):
@@ -119,7 +121,7 @@ def _ending(value: object) -> str | int | None:
             return signal.Signals[value].name  # SIGIOT is SIGABRT.
         if not can_fork() and re.fullmatch(r"SIG[A-Z0-9]+", value):
             return value  # No test dies here; elsewhere there is such a signal.
-    msg = f"the name of a signal, an exit code from 0 to 255, or {TIMEOUT!r}"
+    msg = f"a signal or its name, an exit code from 0 to 255, or {TIMEOUT!r}"
     raise _WrongError(msg)
 
 
@@ -264,7 +266,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument(
         name="expect",
         metavar="ENDING",
-        help=f"the test passes if its call dies so, and else fails: the name of a signal, an exit code, or {TIMEOUT!r}",
+        help=f"the test passes if its call dies so, and else fails: a signal or its name, an exit code, or {TIMEOUT!r}",
         default=None,
         parse=_ending,
         is_marker_only=True,

@@ -115,6 +115,54 @@ def test_expected_death_passes(
     assert not [report for report in recorder.reports() if report.crash or report.longrepr]
 
 
+SIGNALS = """
+@expect(expect=signal.SIGSEGV)
+def test_dies():
+    ctypes.string_at(0)
+
+@expect(expect=signal.SIGIOT)
+def test_other_name():
+    os.abort()
+
+@expect(expect=signal.SIGSEGV)
+def test_exits():
+    os._exit(11)
+
+@expect(expect=signal.SIGSEGV)
+def test_lives():
+    pass
+"""
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_a_signal_is_expected_as_its_name_is(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...], start: str
+) -> None:
+    """And not as the exit code that has its number."""
+    pytester.makepyfile(HEAD + SIGNALS)
+
+    run_pytest(*xdist_args, f"--faultguard-start={start}").assert_outcomes(passed=2, failed=2)
+
+    expected = {
+        "test_exits": "exit code 11 in call after *: the test never finished; expected SIGSEGV in call",
+        "test_lives": "Failed: expected SIGSEGV in call, but it passed",
+    }
+    for name, message in expected.items():
+        pytest.LineMatcher([recorder.report(name).message or ""]).fnmatch_lines([message])
+
+
+def test_a_signal_is_named_where_nothing_is_guarded(
+    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]
+) -> None:
+    """As the reason of the skip."""
+    pytester.makepyfile(HEAD + SIGNALS)
+
+    result = run_pytest(*xdist_args, "--no-faultguard", "-rs")
+
+    result.assert_outcomes(skipped=4)
+    result.stdout.fnmatch_lines(["SKIPPED * expected to die by SIGSEGV, and nothing is guarded: *"])
+
+
 def test_evidence_of_an_expected_death(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
     """The passed report keeps it, for who wants to look."""
     pytester.makepyfile(HEAD + DEATHS)
@@ -429,8 +477,8 @@ def test_is_skipped_where_nothing_is_guarded(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("expect='SIGNOTHING'", "expect='SIGNOTHING' is not the name of a signal, an exit code from 0 to 255, or *"),
-        ("expect='abort'", "expect='abort' is not the name of a signal, *"),
+        ("expect='SIGNOTHING'", "expect='SIGNOTHING' is not a signal or its name, an exit code from 0 to 255, or *"),
+        ("expect='abort'", "expect='abort' is not a signal or its name, *"),
         ("expect=256", "expect=256 is not *"),
         ("expect=-6", "expect=-6 is not *"),
         ("expect=True", "expect=True is not *"),
