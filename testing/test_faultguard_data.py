@@ -313,6 +313,63 @@ def test_past_the_limit_is_a_memory_error(inner: Inner, args: tuple[str, ...], m
     inner.run_pytest(*args, plugins=QUICK).assert_outcomes(passed=1)
 
 
+CANNOT_SAVE = r"cannot save faultguard_data\['key'\]: "
+#: What cannot be done, and the last line that the report has of it.
+REFUSED = {
+    "faultguard_data['key'] = iter_nothing()": CANNOT_SAVE
+    + r"a value of type 'generator' can be pickled by neither .*",
+    "faultguard_data['key'] = (ctypes.c_char * 16)()": CANNOT_SAVE + r".*; save bytes\(value\) instead",
+    "faultguard_data['key'] = Pointing()": CANNOT_SAVE + r".*; save bytes\(value\) instead",
+    "faultguard_data['key'] = memoryview(b'some')": CANNOT_SAVE + r".*; save bytes\(value\) instead",
+    "faultguard_data['key'] = Refusing()": CANNOT_SAVE + ".* by neither pickle nor dill: KeyError: 'its own'",
+    "faultguard_data['key'] = bytes(2000)": CANNOT_SAVE
+    + "its .* bytes would bring the data past the limit of 1000 bytes",
+    "faultguard_data['key'] = 10 ** 3000": CANNOT_SAVE
+    + "its .* bytes would bring the data past the limit of 1000 bytes",
+    "faultguard_data.buffer('key', 2000)": CANNOT_SAVE
+    + "its .* bytes would bring the data past the limit of 1000 bytes",
+    "faultguard_data[iter_nothing()] = 1": "cannot save .*: a key of type 'generator' must be picklable: TypeError: .*",
+    "faultguard_data[[]] = 1": "unhashable type: 'list'|cannot use 'list' as a dict key .*",
+    "faultguard_data['missing']": "'missing'",
+    "del faultguard_data['missing']": "'missing'",
+}
+
+
+@pytest.mark.parametrize("args", [("--faultguard",), ("--no-faultguard",)], ids=lambda args: args[0])
+def test_what_is_refused_is_shown_at_the_line_that_asked_for_it(
+    inner: Inner, xdist_args: tuple[str, ...], args: tuple[str, ...]
+) -> None:
+    """Nothing of ours, of pickle or of dill stands between that line and what was wrong with it."""
+    tests = "".join(f"\ndef test_{number}(faultguard_data):\n    {line}\n" for number, line in enumerate(REFUSED))
+    inner.run_pytest.pytester.makepyfile(
+        test_inner=IMPORTS
+        + """
+pytestmark = pytest.mark.faultguard(data_limit=1000)
+
+class Pointing(ctypes.Structure):
+    _fields_ = [("text", ctypes.c_char_p)]
+
+class Refusing:
+    def __reduce__(self):
+        raise KeyError("its own")
+
+def iter_nothing():
+    yield from ()
+"""
+        + tests
+    )
+
+    inner.run_pytest(*xdist_args, *args, plugins=QUICK)
+
+    for number, (line, told) in enumerate(REFUSED.items()):
+        report = inner.recorder.report(f"::test_{number}")
+        lines = report.longrepr.splitlines()
+        assert [one[1:].strip() for one in lines if one.startswith(">")] == [line]
+        (said,) = (one[1:].strip() for one in lines if one.startswith("E "))
+        assert re.fullmatch(f"[A-Za-z]+Error: (?:{told})", said), said
+        assert re.fullmatch(r"test_inner\.py:\d+: [A-Za-z]+Error", lines[-1]), line
+
+
 @pytest.mark.parametrize("args", [(), ("--no-faultguard",)], ids=["guarded", "plain"])
 def test_the_limit_is_a_gibibyte_where_nobody_has_set_one(inner: Inner, args: tuple[str, ...]) -> None:
     """Of a guarded test as of any other."""

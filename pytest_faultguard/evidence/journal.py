@@ -297,6 +297,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def fileno(self) -> int:
         """The descriptor of the shared memory; ValueError once closed."""
+        __tracebackhide__ = True
         if self._fd < 0:
             raise ValueError("the journal is closed")
         return self._fd
@@ -394,6 +395,7 @@ class Journal(MutableMapping[Hashable, Any]):
         TypeError if it cannot be pickled, MemoryError past the limit, RuntimeError in a process the test started.
         After any of them the journal is as it was.
         """
+        __tracebackhide__ = True  # Here and below, for pytest: what fails is the test's own line.
         if not self._mark[0]:
             self._open()
         entry = self._entries.get(key) or self._new_entry(key)
@@ -466,6 +468,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def __getitem__(self, key: Hashable) -> Any:
         """A fresh, equal value (``bytes`` for a buffer); KeyError."""
+        __tracebackhide__ = True
         if not self._mark[0]:
             return self._foreign_value(key)
         with self._lock:
@@ -483,6 +486,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def __delitem__(self, key: Hashable) -> None:
         """Forget ``key``; KeyError."""
+        __tracebackhide__ = True
         if not self._mark[0]:
             self._open()
         with self._lock:
@@ -518,6 +522,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def popitem(self) -> tuple[Hashable, Any]:
         """Remove and give the pair assigned last, as ``dict`` does; KeyError if there is none."""
+        __tracebackhide__ = True
         for key in reversed(list(self)):
             return key, self.pop(key)
         raise KeyError("popitem(): the journal is empty")
@@ -533,6 +538,7 @@ class Journal(MutableMapping[Hashable, Any]):
         Asked again, the same memory. ValueError for another size, or if ``key`` holds a value; MemoryError past the
         limit. The memory stays counted even if ``key`` is assigned or deleted: C may still hold its address.
         """
+        __tracebackhide__ = True
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"the size of a buffer must be an int, not {type(size).__name__}")
         if size < 1:
@@ -591,15 +597,16 @@ class Journal(MutableMapping[Hashable, Any]):
             self._retire()
 
     def _new_entry(self, key: Hashable) -> _Entry:
+        __tracebackhide__ = True
         try:
             name = _dumps(key, 5)
         except MemoryError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # Any code of the test's may have run.
             raise TypeError(
                 f"cannot save faultguard_data[{_shown(key)}]: a key of type {type(key).__name__!r} "
-                f"must be picklable: {error}"
-            ) from error
+                f"must be picklable: {_told(error)}"
+            ) from None
         if len(name) > MAX_KEY_BYTES:
             raise ValueError(
                 f"the key of faultguard_data[{_shown(key)}] takes {len(name)} bytes, more than {MAX_KEY_BYTES}"
@@ -607,6 +614,7 @@ class Journal(MutableMapping[Hashable, Any]):
         return _Entry(next(self._births), name)
 
     def _refuse(self, key: Hashable, size: int) -> NoReturn:
+        __tracebackhide__ = True
         if self._map is None:
             raise ValueError("the journal is closed")
         raise MemoryError(
@@ -618,6 +626,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _open(self) -> None:
         """Map the journal at the first write of the process that claimed it; RuntimeError in any other."""
+        __tracebackhide__ = True
         self.fileno()
         if not self._pid:
             raise RuntimeError("no process has claimed the journal")
@@ -639,20 +648,23 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _map_file(self) -> mmap.mmap:
         """The whole file, mapped once; nothing of it is in memory yet."""
+        __tracebackhide__ = True
         try:
             return mmap.mmap(self._fd, _file_bytes(self._limit))
         except OSError as error:
             raise MemoryError(
                 f"no address space for faultguard_data with its limit of {self._limit} bytes: {error}"
-            ) from error
+            ) from None
 
     def _shared(self) -> mmap.mmap:
+        __tracebackhide__ = True
         if self._map is None:
             raise ValueError("the journal is closed")
         return self._map
 
     def _back(self, key: Hashable, start: int, length: int) -> None:
         """Have the memory before it is written; MemoryError, where a store would be SIGBUS."""
+        __tracebackhide__ = True
         if not hasattr(os, "posix_fallocate"):
             return  # macOS, where nothing is guarded.
         if identity(self._fd) != self._file:
@@ -663,12 +675,13 @@ class Journal(MutableMapping[Hashable, Any]):
         except OSError as error:
             raise MemoryError(
                 f"cannot save faultguard_data[{_shown(key)}]: no memory for {length} bytes: {error}"
-            ) from error
+            ) from None
 
     # -- free space, known to this process only ----------------------------------------------------------------------
 
     def _take_slot(self, key: Hashable) -> int:
         """A slot from a new chunk of the directory; MemoryError past the last one."""
+        __tracebackhide__ = True
         chunk = self._spare_chunks.pop() if self._spare_chunks else next(self._chunks, None)
         if chunk is None:
             raise MemoryError(
@@ -688,6 +701,7 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _take(self, key: Hashable, room: int) -> int:
         """A block that no bin has: from the free extents or the untouched end; MemoryError if neither has room."""
+        __tracebackhide__ = True
         span = room if room > _SMALL else _PAGE // room * room
         bin_ = self._bins.setdefault(room, [])
         while True:
@@ -708,6 +722,7 @@ class Journal(MutableMapping[Hashable, Any]):
         return block
 
     def _back_arena(self, key: Hashable, end: int) -> None:
+        __tracebackhide__ = True
         if end > self._end:
             raise MemoryError(
                 f"cannot save faultguard_data[{_shown(key)}]: no room in the journal, too many fragments "
@@ -773,6 +788,7 @@ class Journal(MutableMapping[Hashable, Any]):
         return found.records
 
     def _foreign_value(self, key: Hashable) -> Any:
+        __tracebackhide__ = True
         for _ in range(8):
             try:
                 return self._foreign()[key].load_value()
@@ -794,6 +810,7 @@ def _shown(key: object) -> str:
 
 def _encoded(key: Hashable, value: Any) -> tuple[int, bytes, list[Any], int]:
     """How a value is kept: kind, pickle, out-of-band buffers, and the size if it is to be a buffer."""
+    __tracebackhide__ = True
     if type(value) is _Blank:
         return _BUFFER, b"", [], value.size
     buffers: list[Any] = []
@@ -820,19 +837,35 @@ def _flattened(value: Any, data: bytes, buffers: list[Any]) -> tuple[bytes, list
 
 def _dill_dumps(key: Hashable, value: Any) -> bytes:
     """What pickle cannot; TypeError that names key and type."""
+    __tracebackhide__ = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import dill
 
             return bytes(dill.dumps(value, protocol=5))
-    except MemoryError:
-        raise
-    except Exception as error:
+    except MemoryError as error:
+        raise error.with_traceback(None) from None
+    except Exception as error:  # noqa: BLE001  # As above.
         raise TypeError(
             f"cannot save faultguard_data[{_shown(key)}]: a value of type {type(value).__name__!r} "
-            f"can be pickled by neither pickle nor dill: {error}"
-        ) from error
+            f"can be pickled by neither pickle nor dill: {_told(error)}{_remedy(value)}"
+        ) from None
+
+
+def _told(error: Exception) -> str:
+    """An exception in one line; that is all of it that a report shows, whose traceback is pickle's or dill's."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # A __str__ of the test's.
+        return type(error).__name__
+
+
+def _remedy(value: Any) -> str:
+    """What to save instead of a view of memory, or of what C works on."""
+    ctypes = sys.modules.get("ctypes")  # Who has such a value has loaded it.
+    memory = (memoryview,) if ctypes is None else (memoryview, ctypes.Array, ctypes.Structure, ctypes.Union)
+    return "; save bytes(value) instead" if isinstance(value, memory) else ""
 
 
 def _fill(
