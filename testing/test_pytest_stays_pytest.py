@@ -1036,6 +1036,7 @@ SUBTESTS = ("test_subtests.py",) if pytest.version_tuple >= (9,) else ()
         pytest.param(("-o", "log_cli=true", "--log-level=INFO"), ("test_output.py",), id="live-logs-by-ini"),
         pytest.param(("--noconftest", "-p", "conftest"), ("test_outcomes.py",), id="no-conftest"),
         pytest.param(("--confcutdir=.",), ("test_outcomes.py",), id="confcutdir"),
+        pytest.param(("-p", "no:skipping"), ("test_outcomes.py",), id="no-skipping-plugin"),
         pytest.param(("-p", "no:logging", "--show-capture=no"), ("test_output.py",), id="no-logging-plugin"),
         pytest.param(("--tb=short", "-l", "--color=yes"), ("test_exceptions.py",), id="tb-short-in-colour"),
         pytest.param(("--tb=line", "--runxfail"), ("test_outcomes.py",), id="tb-line"),
