@@ -1035,10 +1035,16 @@ def test_the_e_line_names_the_ending(run_pytest: RunPytest, recorder: Recorder, 
 
     for number, (cause, ending) in enumerate(E_LINES.values()):
         report = failed(recorder, f"::test_{number}")
-        unfinished = ": the test never finished" if "exit" in cause else ""
+        exited = "exit" in cause
+        unfinished = ": the test never finished" if exited else ""
         assert re.fullmatch(rf"{re.escape(cause)} after \d\.\d\d s{unfinished}", report.message or "")
         assert f"\nE   {report.message}\n\ntest_e.py:{number * 3 + 4}: {ending}\n" in report.longrepr
-        assert GAPS in sections(report)
+        why = (
+            "the process exited by itself, so no line is marked"
+            if exited
+            else f"{ending} ends a process without a dump"
+        )
+        assert f"stack: {why}" in sections(report)[GAPS].splitlines()
 
 
 @pytest.mark.skipif(

@@ -732,6 +732,6 @@ def _missing_stack(ending: Ending) -> tuple[str, ...]:
         case Signaled(signal=number) | Starved(signal=number):
             return (f"stack: {signal_name(number)} ends a process without a dump",)
         case Exited():
-            return ("stack: the process left by itself, and marked no line",)
+            return ("stack: the process exited by itself, so no line is marked",)
         case _:
             return ()
