@@ -39,7 +39,7 @@ class LostResultsWarning(UserWarning):
 
 
 class LeakedProcessesWarning(UserWarning):
-    """Tests that shared a child have left processes, which were ended with it."""
+    """A test that has not failed, or tests that shared a child, have left processes, which were ended with it."""
 
 
 class UnhealthyChildWarning(UserWarning):

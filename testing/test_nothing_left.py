@@ -133,9 +133,9 @@ def named(reports: list[Report]) -> list[str]:
 
 
 def test_leaked_process_of_a_test_that_did_not_crash_is_told_on_the_terminal(
-    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
 ) -> None:
-    """Under the failure; and where passed tests are shown at all, also of one that passed."""
+    """Under the failure; of one that did not fail in a warning, and where such tests are shown at all, also there."""
     pytester.makepyfile(
         """
         import subprocess
@@ -149,16 +149,66 @@ def test_leaked_process_of_a_test_that_did_not_crash_is_told_on_the_terminal(
         def test_fails():
             subprocess.Popen(["sleep", "1002"])
             assert 0
+
+        def test_skips():
+            subprocess.Popen(["sleep", "1003"])
+            pytest.skip("so")
+
+        @pytest.fixture
+        def broken_later():
+            yield
+            subprocess.Popen(["sleep", "1004"])
+            assert 0
+
+        def test_teardown(broken_later):
+            pass
         """
     )
 
     quiet = run_pytest(*xdist_args).stdout
+    warned = recorder.warnings()
     told = run_pytest(*xdist_args, "-rA").stdout
 
-    for number in (1001, 1002):
+    for number in (1001, 1002, 1004):
         told.fnmatch_lines_random([f"[0-9]* sleep {number}"])
-    quiet.fnmatch_lines(["*- leaked processes (killed)*", "[0-9]* sleep 1002"])
+    for number in (1002, 1004):
+        quiet.fnmatch_lines_random([f"[0-9]* sleep {number}"])
     quiet.no_fnmatch_line("[0-9]* sleep 1001")
+    for name, number in {"passes": 1001, "skips": 1003}.items():
+        warning = f"LeakedProcessesWarning: killed at the end of *.py::test_{name}: [0-9]* sleep {number}"
+        quiet.fnmatch_lines([f"*.py:*: {warning}"])
+        pytest.LineMatcher(sorted(warned)).fnmatch_lines([warning])
+    assert len(warned) == 2
+
+
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_nobody_is_warned_of_the_helpers_of_multiprocessing(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str
+) -> None:
+    """It ends neither of them itself: they do so when the test's process has ended."""
+    pytester.makepyfile(
+        f"""
+        import multiprocessing
+        import shutil
+        import pytest
+        from multiprocessing import forkserver
+        from multiprocessing import resource_tracker
+        from multiprocessing import util
+
+        pytestmark = pytest.mark.faultguard(scope="{scope}")
+
+        def test_tracker():
+            resource_tracker.ensure_running()
+
+        def test_forkserver():
+            forkserver.ensure_running()
+            shutil.rmtree(util.get_temp_dir())
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=2)
+
+    assert recorder.warnings() == []
 
 
 @pytest.mark.forked_only("the service is inherited")

@@ -95,6 +95,8 @@ _DUMPED = frozenset(
 )
 
 
+#: What multiprocessing starts for itself, never ends, and has end when it sees that nobody is left to serve.
+_HELPER = re.compile(r" -c from multiprocessing\.(resource_tracker|forkserver) import main;")
 _NEAR_CHARACTERS = 100
 #: A test that dies in this time has died right at its start.
 _AT_ONCE: Seconds = 1.0
@@ -237,9 +239,8 @@ class GuardedItem:
             crash = self.item.config.stash[children_key].with_trail(crash, self.child)
             with reporting_late(self.item):
                 self._log_crash(crash)
-        elif remains.leaked:
-            processes = reporting.clean(", ".join(remains.leaked))
-            self._show_own(LeakedProcessesWarning(f"killed at the end of a shared child: {processes}"))
+        else:
+            self._warn_of_leaked(remains.leaked, "a shared child")
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
@@ -384,6 +385,11 @@ class GuardedItem:
         path, line, _ = self.item.reportinfo()
         self._show(warnings.WarningMessage(warning, type(warning), str(path), (line or 0) + 1))
 
+    def _warn_of_leaked(self, leaked: tuple[str, ...], whose: str) -> None:
+        processes = reporting.clean(", ".join(one for one in leaked if not _HELPER.search(one)))
+        if processes:
+            self._show_own(LeakedProcessesWarning(f"killed at the end of {whose}: {processes}"))
+
     def _show(self, record: warnings.WarningMessage) -> None:
         self.item.ihook.pytest_warning_recorded.call_historic(
             kwargs={
@@ -508,6 +514,8 @@ class GuardedItem:
                 # A phase in the title: pytest shows the sections of a teardown by it.
                 title = f"{reporting.LEAKED_TITLE} after teardown"
                 self.held.sections.append((title, reporting.clean("\n".join(leaked))))
+                if not (self.failed or self.held.failed):  # Else pytest shows the section.
+                    self._warn_of_leaked(leaked, str(self.item.nodeid))
             self._close(self.held)
         elif crash.phase in ("setup", "call"):
             self._log_crash(crash)
