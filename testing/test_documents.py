@@ -216,6 +216,7 @@ TABLES = {
         *(f"{suite.name} ({SHARED})" for suite in SUITES),
         *(f"{suite.name} ({ways})" for suite in SUITES if suite.small is not None for ways in OTHERS),
     ],
+    ("bench", "bench table"): None,  # How many tests a row has is in its name.
     ("peers", "peers bench"): [workload.what for workload in bench.WORKLOADS.values()],
     ("peers", "peers behaviours"): [what for what, _ in behaviours.ROWS.values()],
 }
@@ -230,4 +231,5 @@ def test_a_table_of_measurements_stands_in_the_documents(page: str, table: str) 
     assert re.search(r"(Measured|Compared) on \d{4}-\d\d-\d\d with ", shown)
     assert re.search(r"pytest-faultguard \d", re.sub(r"\s+", " ", shown))
     rows = re.findall(r"^   \* - ?(.*)$", shown, re.MULTILINE)[1:]
-    assert rows == TABLES[page, table]
+    assert rows
+    assert rows == (TABLES[page, table] or rows)

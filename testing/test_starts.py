@@ -416,6 +416,23 @@ def test_pytest_main_with_a_plugin(pytester: pytest.Pytester, run_pytest: RunPyt
     result.assert_outcomes(passed=1)
 
 
+def test_a_path_that_only_this_process_has(pytester: pytest.Pytester, clean: str) -> None:
+    """A script has changed it before it calls pytest: no option, variable or directory says so."""
+    pytester.mkdir("apart").joinpath("only_there.py").write_text("value = 1\n")
+    pytester.makepyfile(test_it="import only_there\ndef test_it(): assert only_there.value == 1")
+    path = str(pytester.path / "apart")
+    pytester.makepyfile(
+        program=f"""
+        import sys
+        import pytest
+        sys.path.insert(0, {path!r})
+        sys.exit(pytest.main({list(options(clean))!r}))
+        """
+    )
+
+    pytester.runpython(pytester.path / "program.py").assert_outcomes(passed=1)
+
+
 # What cannot be found again, or does not begin.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -147,6 +148,36 @@ def test_hang_is_not_tried_again(pytester: pytest.Pytester, run_pytest: RunPytes
     run_pytest("--faultguard", "--faultguard-timeout=0.3").assert_outcomes(passed=1, failed=1)
 
     assert (pytester.path / "ran").read_text() == "b"
+
+
+def test_the_second_run_is_in_no_duration(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, junit: Junit
+) -> None:
+    """Though it takes its time."""
+    pytester.makepyfile(
+        """
+        import os
+        import pathlib
+        import time
+        def test_first(): pass
+        def test_it():
+            ran = pathlib.Path("ran")
+            if ran.exists():
+                time.sleep(2)
+            ran.touch()
+            os.abort()
+        """
+    )
+
+    result = run_pytest("--faultguard", "--durations=0", "-vv", *junit.args)
+
+    result.assert_outcomes(passed=1, failed=1)
+    report = recorder.report("test_it")
+    assert shared(report.longrepr)[0] == "crashes alone"
+    assert report.duration < 1.5
+    (shown,) = re.findall(r"^([\d.]+)s call +.*::test_it$", result.stdout.str(), re.MULTILINE)
+    assert float(shown) < 1.5
+    assert junit.cases()[-1].time < 1.5
 
 
 @pytest.mark.parametrize(("start", "phase"), [("fork", "teardown"), ("spawn", "interpreter exit")])

@@ -97,6 +97,18 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".") if part != "*")
 
 
+def test_tox_has_all_environments() -> None:
+    """Every Python and both ends of pytest by themselves, the rest by name; and pre-commit asks the same linters."""
+    text = (CHECKOUT / "tox.ini").read_text()
+
+    assert "py3{10,11,12,13}-pytest{min,latest}" in text
+    named = set(re.findall(r"^\[testenv:(\w+)\]$", text, re.MULTILINE))
+    assert named >= {"lint", "types", "docs", "demo", "bench", "stress", "plugins", "parity", "peers", "product"}
+    hooks = (CHECKOUT / ".pre-commit-config.yaml").read_text()
+    for hook in ("ruff", "mypy", "lint-imports"):
+        assert hook in hooks, hook
+
+
 def test_what_a_change_must_pass_is_all_run() -> None:
     """The README's own commands, and besides them lint, the import contract, types, documents and the oldest pytest."""
     text = (CHECKOUT / ".ci" / "run").read_text()

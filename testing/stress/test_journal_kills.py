@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import mmap
 import os
+import pickle
 import random
 import select
 import signal
@@ -162,3 +163,16 @@ def test_a_thousand_kills_tear_nothing() -> None:
     assert tally.uncommitted >= KILLS // 5
     assert tally.half_copied >= KILLS // 100
     assert tally.values >= 2 * KILLS
+
+
+def test_ten_million_assignments_take_the_space_of_a_few() -> None:
+    """Each is gone with the next one."""
+    journal = Journal.create(1 << 20)
+    journal.claim()
+    for number in range(10_000_000):
+        journal["key"] = number
+    assert os.fstat(journal.fileno()).st_blocks * 512 < 100_000
+    (record,) = read(journal.fileno()).records
+    assert record.key == pickle.dumps("key", 5)
+    assert journal["key"] == 9_999_999
+    journal.close()
