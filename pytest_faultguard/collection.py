@@ -203,16 +203,17 @@ class _Scouting:
         captured = scout.output.read()
         out, err = captured.get("stdout", ""), captured.get("stderr", "")
         dump = remains.dump or faultdump.find(err)
+        dumped = faultdump.parse(dump)
         crash = Crash(
             label=name[1],
             phase="collect",
             ending=remains.ending,
             duration=max(0.0, remains.ended_at - since),
             message=lastwords.explain(err, out) if isinstance(remains.ending, Signaled | Exited) else "",
-            stacks=faultdump.parse(dump).stacks,
+            stacks=dumped.stacks,
             dump=dump,
             leaked=remains.leaked,
-            gaps=remains.gaps,
+            gaps=(*faultdump.missing_line(dumped), *remains.gaps),
         )
         self._found[name] = _Found(crash, captured)
 

@@ -342,6 +342,48 @@ def test_where_no_line_is_known_the_test_itself_is_marked(
     assert crash_of(failed(recorder, "test_killed[1]")).stacks == ()
 
 
+@pytest.mark.parametrize(
+    ("crash", "gaps"),
+    [
+        (
+            "lib.native_thread_crash(0)",
+            ["stack: a thread without Python frames crashed; the marked line is where the main thread was"],
+        ),
+        ("threading.Thread(target=lib.null_write).start()", []),
+        ("pass", []),
+    ],
+    ids=["native", "python", "timeout"],
+)
+def test_a_marked_line_that_did_not_crash_is_a_gap(
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    pytester: pytest.Pytester,
+    xdist_args: tuple[str, ...],
+    crash: str,
+    gaps: list[str],
+) -> None:
+    """What a thread of native code does is no doing of the line where Python is meanwhile."""
+    pytester.makepyfile(
+        f"""
+        import threading
+
+        import pytest
+        from programs import lib
+
+        @pytest.mark.faultguard(timeout=2)
+        def test_goes_on():
+            {crash}
+            total = 0
+            while True:
+                total += 1
+        """
+    )
+
+    run_pytest(*xdist_args)
+
+    assert crash_of(failed(recorder, "test_goes_on")).gaps == tuple(gaps)
+
+
 # The sections.
 
 

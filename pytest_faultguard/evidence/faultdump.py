@@ -441,6 +441,21 @@ def told_by(
     return next((stack for rank in ranks for stack in rank), None)
 
 
+def missing_line(dump: Dump, plumbing: Callable[[Frame], bool] = is_plumbing) -> tuple[str, ...]:
+    """The gap where a deadly signal was taken by a thread of native code: whatever line is marked is not its own."""
+    if dump.signal is None or any(stack.current and (stack.frames or stack.truncated) for stack in dump.stacks):
+        return ()
+    # A dump may be cut, and has at most a hundred threads. The one that runs pytest is printed last, as the oldest one:
+    # where it is there, none is missing.
+    oldest = dump.stacks[-1].frames if dump.stacks else ()
+    if len(oldest) < _MAX_FRAMES and not any(map(plumbing, oldest)):
+        return ()
+    teller = told_by(dump.stacks, plumbing)
+    is_marked = teller is not None and teller.frames
+    marked = "; the marked line is where the main thread was" if is_marked else ", and marked no line"
+    return (f"stack: a thread without Python frames crashed{marked}",)
+
+
 def fold(stack: ThreadStack, plumbing: Callable[[Frame], bool] = is_plumbing) -> tuple[Piece, ...]:
     """The frames with each run of plumbing counted, and each recursion of 1 to 10 frames shown once."""
     return _fold_cycles(_hide(stack, plumbing))

@@ -463,7 +463,13 @@ class GuardedItem:
             rescued=rescued,
             leaked=remains.leaked,
             hint=self._hint(ending, duration, f"{out}\n{err}"),
-            gaps=(*self._missing_stack(ending, dump, remains), *remains.gaps, *self.uncaught, *data_gaps),
+            gaps=(
+                *self._missing_stack(ending, dump, remains),
+                *faultdump.missing_line(dumped),
+                *remains.gaps,
+                *self.uncaught,
+                *data_gaps,
+            ),
         )
 
     def _hint(self, ending: Ending, duration: Seconds, words: str) -> str:

@@ -559,6 +559,40 @@ def test_no_thread_tells_where_none_can() -> None:
     assert faultdump.told_by([]) is None
 
 
+def a_dump(*stacks: ThreadStack, number: int | None = signal.SIGSEGV) -> faultdump.Dump:
+    return faultdump.Dump(headline="", signal=number, stacks=stacks)
+
+
+def test_a_native_thread_that_crashed_is_a_gap() -> None:
+    """Also where Python knows the thread, and it has no frame; and where the others are inside pytest."""
+    idle = stack(frame("idle"), current=False)
+    main = stack(frame("test_x"), pytest_frame(), current=False)
+    crashed = "stack: a thread without Python frames crashed"
+
+    told = (f"{crashed}; the marked line is where the main thread was",)
+    assert faultdump.missing_line(a_dump(idle, main)) == told
+    assert faultdump.missing_line(a_dump(stack(current=True), main)) == told
+    assert faultdump.missing_line(a_dump(stack(*[frame("deep")] * 100, current=False, truncated=True))) == told
+    assert faultdump.missing_line(a_dump(idle, stack(pytest_frame(), current=False))) == (
+        f"{crashed}, and marked no line",
+    )
+
+
+@pytest.mark.parametrize(
+    "dump",
+    [
+        pytest.param(a_dump(stack(frame("test_x"), pytest_frame())), id="known"),
+        pytest.param(a_dump(stack(frame("test_x"), pytest_frame(), current=False), number=None), id="no-signal"),
+        pytest.param(a_dump(stack(frame("idle"), current=False)), id="cut-between-threads"),
+        pytest.param(a_dump(stack(current=True, truncated=True)), id="cut-before-its-frames"),
+        pytest.param(a_dump(), id="cut-after-the-headline"),
+    ],
+)
+def test_no_native_thread_is_blamed_on_less_than_a_whole_dump_of_a_signal(dump: faultdump.Dump) -> None:
+    """The thread that crashed may be among those that are missing; and to be asked for one's stacks is no crash."""
+    assert faultdump.missing_line(dump) == ()
+
+
 def test_runs_of_plumbing_become_a_count() -> None:
     """The user's frames between them stay."""
     found = stack(frame("a"), pytest_frame(), pytest_frame(), frame("b"), pytest_frame())
