@@ -213,7 +213,7 @@ class _Scouting:
             stacks=dumped.stacks,
             dump=dump,
             leaked=remains.leaked,
-            gaps=(*faultdump.missing_line(dumped), *remains.gaps),
+            gaps=(*faultdump.missing_stack(remains.ending, dump), *faultdump.missing_line(dumped), *remains.gaps),
         )
         self._found[name] = _Found(crash, captured)
 
@@ -254,11 +254,20 @@ def _report(collector: pytest.Collector, found: _Found) -> pytest.CollectReport:
     call.excinfo = pytest.ExceptionInfo.from_exception(error)
     # Since pytest 9.2 a node id is an object, too, and the text of one is another one.
     nodeid: Any = getattr(collector, "id", None) if hasattr(pytest.CollectReport, "id") else collector.nodeid
-    longrepr: Any = collector.repr_failure(call.excinfo)
+    longrepr: Any = collector.repr_failure(call.excinfo) if reporting.way_to(crash) else _placeless(call.excinfo)
     report = pytest.CollectReport(nodeid, "failed", longrepr, None, call=call)
     reporting.dress(report, crash)
     report.sections += [(f"Captured {name}", reporting.clean(text)) for name, text in found.captured.items()]
     return report
+
+
+def _placeless(excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    """What pytest shows of an exception, but no line: a test has a ``def`` to be marked, and of a module any would lie."""
+    longrepr: Any = excinfo.getrepr(style="short")
+    for entry in longrepr.reprtraceback.reprentries:
+        entry.reprfileloc = None
+        entry.lines[:] = [line for line in entry.lines if line.startswith("E ")]
+    return longrepr
 
 
 class _Once:

@@ -46,12 +46,16 @@ _TRAIL_LINES = 20
 
 def blame(node: pytest.Item | pytest.Collector, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
+    return traceback_of(way_to(crash) or (_first_line(node),))
+
+
+def way_to(crash: Crash) -> tuple[Frame, ...]:
+    """The user's frames that lead to where it died, outermost call first; empty where no stack was to be had."""
     # Of a hanging process any thread may have answered: the one that runs the test tells.
     teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, RAN_ON))
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     # As Python does: nobody wants to see how an import works.
-    frames = [one for one in frames if not one.file.startswith("<frozen importlib")]
-    return traceback_of(tuple(reversed(frames)) or (_first_line(node),))
+    return tuple(one for one in reversed(frames) if not one.file.startswith("<frozen importlib"))
 
 
 def _without_repeats(frames: tuple[Frame, ...]) -> list[Frame]:

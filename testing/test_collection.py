@@ -126,6 +126,40 @@ def test_error_shows_where_and_what_was_written(pytester: pytest.Pytester, run_p
     result.assert_outcomes(passed=1, errors=1)
 
 
+@pytest.mark.parametrize("style", ["auto", "native"])
+@pytest.mark.parametrize(
+    ("death", "gap"),
+    [
+        ("os._exit(3)", "stack: the process exited by itself, so no line is marked"),
+        ("os.kill(os.getpid(), 9)", "stack: SIGKILL ends a process without a dump"),
+    ],
+    ids=["exit", "kill"],
+)
+def test_no_line_is_shown_where_none_is_known(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    xdist_args: tuple[str, ...],
+    death: str,
+    gap: str,
+    style: str,
+) -> None:
+    """The file, the ending and the reason: no statement of the module is known to have been the last."""
+    pytester.makepyfile(test_bad=f"X = 1\n\ndef boot():\n    import os\n    {death}\n\nboot()\n")
+
+    result = run_pytest(COLLECT, f"--tb={style}", *xdist_args)
+
+    result.stdout.re_match_lines(
+        [
+            r"_+ ERROR collecting test_bad\.py _+$",
+            r"E   (exit code 3|SIGKILL by another process or its own) in collect after ",
+            r"-+ gaps in the evidence -+$",
+            rf"{gap}$",
+            r"=+ short test summary info =+$",
+        ],
+        consecutive=True,
+    )
+
+
 def test_import_that_hangs_is_stopped(
     pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...]
 ) -> None:

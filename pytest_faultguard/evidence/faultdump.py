@@ -22,12 +22,24 @@ from pathlib import Path
 from typing import TypeAlias
 from typing import final
 
+from pytest_faultguard.crash import Ending
+from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Frame
+from pytest_faultguard.crash import OutOfMemory
+from pytest_faultguard.crash import Signaled
+from pytest_faultguard.crash import Starved
 from pytest_faultguard.crash import ThreadStack
+from pytest_faultguard.crash import signal_name
 
 #: The signal that asks a child for the stacks of all its threads; 0 where there are no real-time signals.
 #: Not SIGUSR1 or SIGUSR2: tests use these. Not SIGRTMAX itself, nor the first ones: libraries count from both ends.
 STACKS_SIGNAL: int = _signal.SIGRTMAX - 3 if hasattr(_signal, "SIGRTMAX") else 0
+
+#: The signals that faulthandler dumps at.
+DUMPED = frozenset(
+    getattr(_signal, name, 0)
+    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # Windows has no SIGBUS.
+)
 
 _FATAL = "Fatal Python error: "
 
@@ -439,6 +451,23 @@ def told_by(
     # The main thread is the oldest one, and faulthandler prints the youngest first.
     ranks = (taking, testing[::-1], current) if crashed else (testing[::-1], taking, current)
     return next((stack for rank in ranks for stack in rank), None)
+
+
+def missing_stack(ending: Ending, dump: str) -> tuple[str, ...]:
+    """The gap where a child that ended so has left no text of faulthandler, and why it has not."""
+    if dump:
+        return ()
+    match ending:
+        case Signaled(signal=number) | Starved(signal=number) if number in DUMPED:
+            return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)
+        case OutOfMemory():
+            return ("stack: SIGKILL ends a process without a dump",)
+        case Signaled(signal=number) | Starved(signal=number):
+            return (f"stack: {signal_name(number)} ends a process without a dump",)
+        case Exited():
+            return ("stack: the process exited by itself, so no line is marked",)
+        case _:
+            return ()
 
 
 def missing_line(dump: Dump, plumbing: Callable[[Frame], bool] = is_plumbing) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
 import time
 import traceback
@@ -29,13 +28,10 @@ from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
 from pytest_faultguard.crash import Lost
-from pytest_faultguard.crash import OutOfMemory
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Phase
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
-from pytest_faultguard.crash import Starved
-from pytest_faultguard.crash import signal_name
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.evidence import lastwords
 from pytest_faultguard.guard import Guard
@@ -86,13 +82,6 @@ try:
     from _pytest.subtests import failed_subtests_key
 except ImportError:  # pytest 8.
     failed_subtests_key = None  # type: ignore[assignment]
-
-
-#: The signals that faulthandler dumps at.
-_DUMPED = frozenset(
-    getattr(signal, name, 0)
-    for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")  # Windows has no SIGBUS.
-)
 
 
 #: What multiprocessing starts for itself, never ends, and has end when it sees that nobody is left to serve.
@@ -479,7 +468,7 @@ class GuardedItem:
         # The one of execnet's in a worker of pytest-xdist has nothing to do with what is tested.
         threads = proc.thread_count() - hasattr(self.item.config, "workerinput")
         match ending:
-            case Signaled(signal=number) if number in _DUMPED and duration < _AT_ONCE:
+            case Signaled(signal=number) if number in faultdump.DUMPED and duration < _AT_ONCE:
                 # The word first, and then its line: of megabytes without a line's end, the line takes quadratic time.
                 told = re.search(r"\bfork\b", words, re.IGNORECASE)
                 ground = f"it speaks of fork ({_line_around(words, told.start())})" if told else ""
@@ -494,11 +483,11 @@ class GuardedItem:
         return f'{ground}: for a library that cannot live with fork, try start="spawn"'
 
     def _missing_stack(self, ending: Ending, dump: str, remains: Remains) -> tuple[str, ...]:
-        if dump or any(gap.startswith("stacks:") for gap in remains.gaps):
+        if any(gap.startswith("stacks:") for gap in remains.gaps):
             return ()
-        if self._phase() == "interpreter exit":
+        if not dump and self._phase() == "interpreter exit":
             return ("stack: the interpreter had ended, and with it faulthandler",)
-        return _missing_stack(ending)
+        return faultdump.missing_stack(ending, dump)
 
     def _ending(self, remains: Remains) -> Ending | None:
         ending = remains.ending
@@ -735,17 +724,3 @@ def _line_around(text: str, place: int) -> str:
     first = max(text.rfind("\n", 0, place) + 1, place - _NEAR_CHARACTERS)
     end = text.find("\n", place)
     return text[first : min(len(text) if end < 0 else end, place + _NEAR_CHARACTERS)].strip()
-
-
-def _missing_stack(ending: Ending) -> tuple[str, ...]:
-    match ending:
-        case Signaled(signal=number) | Starved(signal=number) if number in _DUMPED:
-            return ("stack: faulthandler wrote nothing: the test disabled it, or sent its text elsewhere",)
-        case OutOfMemory():
-            return ("stack: SIGKILL ends a process without a dump",)
-        case Signaled(signal=number) | Starved(signal=number):
-            return (f"stack: {signal_name(number)} ends a process without a dump",)
-        case Exited():
-            return ("stack: the process exited by itself, so no line is marked",)
-        case _:
-            return ()
