@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import linecache
 import operator
+import re
 import traceback
 import types
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 from typing import final
@@ -34,6 +37,9 @@ from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import HangError
 
+if TYPE_CHECKING:
+    import doctest
+
 #: The attribute of a report that carries the crash, as :func:`pytest_faultguard.crash.to_json` wrote it.
 ATTRIBUTE = "faultguard_crash"
 DATA_TITLE = "rescued faultguard_data"
@@ -46,7 +52,7 @@ _TRAIL_LINES = 20
 
 def blame(node: pytest.Item | pytest.Collector, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
-    return traceback_of(way_to(crash) or (_first_line(node),))
+    return traceback_of(tuple(_in_its_file(node, frame) for frame in way_to(crash)) or (_first_line(node),))
 
 
 def way_to(crash: Crash) -> tuple[Frame, ...]:
@@ -56,6 +62,25 @@ def way_to(crash: Crash) -> tuple[Frame, ...]:
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     # As Python does: nobody wants to see how an import works.
     return tuple(one for one in reversed(frames) if not one.file.startswith("<frozen importlib"))
+
+
+#: What ``doctest`` calls the code of an example.
+_EXAMPLE = re.compile(r"<doctest (?P<test>.+)\[(?P<number>\d+)\]>", re.DOTALL)
+
+
+def _in_its_file(node: pytest.Item | pytest.Collector, frame: Frame) -> Frame:
+    """The frame where it stands in the file that the example of a doctest is from; any other frame as it is."""
+    match = _EXAMPLE.fullmatch(frame.file)
+    # That of pytest's own items for doctests, and of the plugins' that are made of them.
+    test: doctest.DocTest | None = getattr(node, "dtest", None)
+    if match is None or test is None or test.name != match["test"] or test.filename is None or test.lineno is None:
+        return frame
+    number = int(match["number"])
+    if number >= len(test.examples):
+        return frame
+    # The first line of a file and that of a docstring have number 0, and that of an example's code 1.
+    line = test.lineno + test.examples[number].lineno + (frame.line or 1)
+    return dataclasses.replace(frame, file=test.filename, line=line)
 
 
 def _without_repeats(frames: tuple[Frame, ...]) -> list[Frame]:
@@ -260,7 +285,7 @@ def dress(report: pytest.TestReport | pytest.CollectReport, crash: Crash) -> Non
         summary.message = _without_type(summary.message)
     for entries, location, _ in getattr(longrepr, "chain", ()):
         for entry in entries.reprentries:
-            entry.lines[:] = [_without_type(line) for line in entry.lines]
+            entry.lines[:] = [_without_type(line) for line in _without_other_examples(entry.lines)]
             place = getattr(entry, "reprfileloc", None)
             if place is not None and place.message in _TYPE_NAMES:
                 place.message = crash.short_cause
@@ -274,6 +299,16 @@ def dress_death(report: pytest.TestReport, crash: Crash) -> None:
     """Put the evidence of a crash into the report of a test that passes by it."""
     for title, text in (("expected death", crash.cause), *sections(crash)):
         add_section(report, title, text)
+
+
+#: The marked line of an entry, where it is one of an example.
+_MARKED_EXAMPLE = re.compile(r"> +(?:>>>|\.\.\.) ")
+
+
+def _without_other_examples(lines: list[str]) -> list[str]:
+    """The lines of an entry; of a docstring, which is one statement, pytest shows all that follows the marked example."""
+    marked = next((number for number, line in enumerate(lines) if _MARKED_EXAMPLE.match(line)), len(lines))
+    return [line for number, line in enumerate(lines) if number <= marked or line.startswith("E ")]
 
 
 _TYPE_NAMES = frozenset({CrashError.__name__, HangError.__name__})

@@ -296,11 +296,11 @@ def test_the_place_is_the_line_that_died(
         # As the interpreter counts: the call's line is that of its first word.
         "test_several_lines": ("test_places.py", 33),
         "test_generator": ("test_places.py", 40),
-        "documented.f": ("<doctest documented.f[1]>", 1),
+        "documented.f": ("documented.py", 4),
     }
     assert {report.message for report in places.values() if not re.match("SIGSEGV ", report.message or "")} == set()
     for name, report in places.items():
-        if report.path and Path(report.path).name in {"conftest.py", "test_places.py"}:
+        if report.path and Path(report.path).name in {"conftest.py", "test_places.py", "documented.py"}:
             # Flush left in the sources above, so that pytest's `>` stands where it always does.
             assert re.search(r"^> +.*(null_write|kill_self)", report.longrepr, re.MULTILINE), name
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,3 +114,8 @@ def test_a_crash_is_one_failed_example(
             assert str(report.message).startswith("SIGSEGV (segmentation fault) in call")
             # The number of the example in its doctest is all that Python knows of it.
             assert f"<doctest {report.nodeid.rpartition('::')[2]}[2]>" in str(report.crash), report.crash
+            lines = (pytester.path / report.nodeid.partition("::")[0]).read_text().splitlines()
+            (number,) = (number for number, line in enumerate(lines, 1) if "null_write" in line)
+            assert f"{report.nodeid.partition('::')[0]}:{number}: SIGSEGV" in report.longrepr.splitlines()
+            # No line of another example, though a docstring is one statement.
+            assert re.search(r"^>   >>> pylib\.null_write\(\)\nE   SIGSEGV", report.longrepr, re.MULTILINE)
