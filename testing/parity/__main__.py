@@ -2,8 +2,8 @@
 
 Prints each difference and a table for ``docs/parity.rst``; ``--write`` puts it there. The exit status is 1 where a
 difference is not explained, where one that is explained is gone, and where a suite could not be run. With
-``--others`` all suites are run whole with one child for the session, and the small ones with other scopes and start
-methods; that is a table of its own.
+``--others`` all suites are run whole with one child for the session, and the small ones with every other scope and
+start method; that is a table of its own.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="by which the sample is taken; another one, other tests")
     parser.add_argument("--scope", help="of the guarded session: which tests share a child; function without")
     parser.add_argument("--start", help="of the guarded session: how a child is started; fork without")
-    told = "; ".join(map(str, OTHERS))
-    parser.add_argument("--others", action="store_true", help=f"run all with {SHARED}, and the small ones with {told}")
+    told = f"run all with {SHARED}, and the small ones with every other scope and start method"
+    parser.add_argument("--others", action="store_true", help=told)
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks in FILE")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_faultguard.options import SCOPES
+from pytest_faultguard.options import STARTS
+
 ORDERED = Path(__file__).parent / "ordered"
 
 
@@ -47,11 +50,11 @@ class Ways:
 
 #: As ``pytest --faultguard`` guards a suite: cheap enough for whole suites, the large ones as well.
 SHARED = Ways(scope="session", start="fork")
-#: Besides these two: with them the small suites are run.
-OTHERS = (
-    Ways(scope="session", start="spawn"),
-    Ways(scope="module", start="forkserver"),
-    Ways(scope="function", start="forkserver"),
+#: Every other one that there is: with them the small suites are run.
+OTHERS = tuple(
+    ways
+    for ways in (Ways(scope=scope, start=start) for start in STARTS for scope in SCOPES)
+    if ways not in {Ways(), SHARED}
 )
 
 
