@@ -1,7 +1,7 @@
-"""Notes when each test ended; writes the pace at first and at last, and how many passed or crashed.
+"""Notes when each test ended; writes the pace of the last thousand, how the pace has grown, and how many passed or crashed.
 
-That is the pace of a thousand tests: of a long session, the fastest of the ten that come first, and last. A machine that
-others use as well runs at half its speed now and then, for longer than one thousand takes.
+A machine that others use as well runs at half its speed now and then, for longer than thousands of tests take. So the
+pace of each thousand is taken as a multiple of what a loop takes that is run before and after it.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import pairwise
+from statistics import median
 
 import pytest
 
 MANY = 1_000
+
+
+#: The steps of the loop, some milliseconds.
+STEPS = 300_000
 
 
 class Pace:
@@ -20,6 +26,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.ends: list[float] = []
+        #: What the loop has taken after each thousand.
+        self.loops: list[float] = []
         self.outcomes = {"passed": 0, "failed": 0, "skipped": 0}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -29,17 +37,32 @@ class Pace:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self) -> None:
         self.ends.append(time.monotonic())
+        if len(self.ends) % MANY == 0:
+            self.loops.append(_loop_seconds())
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         many = min(MANY, len(self.ends) // 3)
-        # Without the very first, which warm up.
-        paced = range((len(self.ends) - 1) % many + many, len(self.ends), many)
-        paces = [(self.ends[number] - self.ends[number - many]) / many for number in paced]
-        near = -(-len(paces) // 10)
-        measured = {"first": min(paces[:near]), "last": min(paces[-near:]), **self.outcomes}
+        measured = {"last": (self.ends[-1] - self.ends[-1 - many]) / many, "growth": self.growth(), **self.outcomes}
         with open(os.environ["BENCH_WRITE"], "w") as file:
             json.dump(measured, file)
+
+    def growth(self) -> float | None:
+        """The pace of the last tenth, as a multiple of that of the first; None of a session that has not ten thousand tests."""
+        # Without the very first, which warm up.
+        lasts = self.ends[MANY - 1 :: MANY]
+        taken = [after - before for before, after in pairwise(lasts)]
+        loops = [(before + after) / 2 for before, after in pairwise(self.loops)]
+        paces = [seconds / loop for seconds, loop in zip(taken, loops, strict=True)]
+        near = len(self.ends) // (10 * MANY)
+        return median(paces[-near:]) / median(paces[:near]) if near else None
+
+
+def _loop_seconds() -> float:
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        pass
+    return time.perf_counter() - started
 
 
 def pytest_configure(config: pytest.Config) -> None:
