@@ -521,6 +521,30 @@ def test_slow_test_tells_again_and_again_where_it_is(
     assert recorder.report("test_passes").outcome == recorder.report("test_native").outcome == "passed"
 
 
+def test_the_clock_of_the_stacks_is_the_parents(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+) -> None:
+    """A test that cancels the timer of its own process, which there is one of for all, is asked all the same."""
+    pytester.makepyfile(
+        """
+        import faulthandler
+        import time
+        import pytest
+
+        @pytest.mark.faultguard(dump_every=0.2)
+        def test_it():
+            ends = time.monotonic() + 1
+            while time.monotonic() < ends:
+                faulthandler.cancel_dump_traceback_later()
+                time.sleep(0.01)
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=1)
+
+    assert len(slow_sections(recorder.report("test_it"))) >= 2
+
+
 def test_nobody_asks_for_stacks_while_an_interpreter_begins(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     """However long that takes: there is no test yet whose stacks they would be."""
     pytester.makeconftest(

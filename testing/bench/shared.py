@@ -74,7 +74,7 @@ def pace(scale: float) -> Iterator[Row]:
     measured = sessions.run({"test_trivial.py": _tests(tests, "pass")}, *SHARED, "-q", plugins=("pace",))
     assert measured["passed"] == tests
     yield table.row(
-        f"The pace of the last tenth of {tests:,} trivial tests in one child, against that of the first",
+        f"The pace at the end of {tests:,} trivial tests in one child, against that at the begin",
         f"{measured['last'] * 1000:.2f} ms a test at last; both against a loop that runs beside them",
         table.at_most(measured["growth"], PACE_BOUND),
     )

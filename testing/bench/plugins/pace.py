@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import combinations
 from itertools import pairwise
 from statistics import median
 
@@ -48,14 +49,20 @@ class Pace:
             json.dump(measured, file)
 
     def growth(self) -> float | None:
-        """The pace of the last tenth, as a multiple of that of the first; None of a session that has not ten thousand tests."""
+        """The pace at last, as a multiple of that at first; None where there are not ten thousand tests.
+
+        On the line that Theil and Sen draw through all, with the median of the slopes between any two.
+        """
         # Without the very first, which warm up.
         lasts = self.ends[MANY - 1 :: MANY]
         taken = [after - before for before, after in pairwise(lasts)]
         loops = [(before + after) / 2 for before, after in pairwise(self.loops)]
         paces = [seconds / loop for seconds, loop in zip(taken, loops, strict=True)]
-        near = len(self.ends) // (10 * MANY)
-        return median(paces[-near:]) / median(paces[:near]) if near else None
+        if len(paces) < 9:
+            return None
+        slope = median((b - a) / (n - m) for (m, a), (n, b) in combinations(enumerate(paces), 2))
+        half = slope * (len(paces) - 1) / 2
+        return (median(paces) + half) / (median(paces) - half)
 
 
 def _loop_seconds() -> float:
