@@ -16,6 +16,21 @@ def identity(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def high_pipe() -> tuple[int, int]:
+    """A pipe of which both ends are :func:`moved_up`: where it is read, and where it is written."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    try:
+        reading = moved_up(reading)
+    except BaseException:
+        os.close(writing)
+        raise
+    try:
+        return reading, moved_up(writing)
+    except BaseException:
+        os.close(reading)
+        raise
+
+
 def moved_up(fd: int) -> int:
     """The same file under a high number: out of the way of tests that count, close too many, or expect the lowest.
 

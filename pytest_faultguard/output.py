@@ -18,6 +18,7 @@ from typing import final
 
 import pytest
 
+from pytest_faultguard.descriptors import high_pipe
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.process.channel import Message
@@ -236,8 +237,6 @@ class Overture:
 
     def __init__(self, fds: tuple[int, int] | None = None) -> None:
         """Make the files; or in the child take them over."""
-        import fcntl  # Here, for Windows has none, and imports this module.
-
         out, err = (None, None) if fds is None else fds
         first = _File("first-stdout", out)
         try:
@@ -246,8 +245,7 @@ class Overture:
             os.close(first.fd)
             raise
         for file in self._files:
-            # Several descriptors write, and it is emptied between: nobody's offset counts.
-            fcntl.fcntl(file.fd, fcntl.F_SETFL, os.O_APPEND)
+            file.always_append()
         self._former: list[int | None] = []
 
     def fds(self) -> dict[str, int]:
@@ -298,16 +296,13 @@ class ScoutOutput:
     """What a scout writes, kept from the terminal: pytest will write it when it collects the same."""
 
     def __init__(self, config: pytest.Config) -> None:
-        import fcntl  # Here, for Windows has none, and imports this module.
-
         self._capture = config.pluginmanager.getplugin("capturemanager")
         self._method = config.getoption("capture", "no")
         self._files: dict[str, _File] = {}
         try:
             for name in ("stdout", "stderr"):
                 self._files[name] = file = _File(name)
-                # Several descriptors write, and it is emptied between: nobody's offset counts.
-                fcntl.fcntl(file.fd, fcntl.F_SETFL, os.O_APPEND)
+                file.always_append()
         except BaseException:
             self.close()
             raise
@@ -374,12 +369,7 @@ class Turns:
 
     def begin(self) -> None:
         """From now on there are turns."""
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            self._fds = moved_up(reading), writing
-        except BaseException:
-            os.close(writing)
-            raise
+        self._fds = high_pipe()
         self._identity = identity(self._fds[0])
 
     @property
@@ -464,6 +454,12 @@ class _File:
     def __init__(self, name: str, fd: int | None = None) -> None:
         self.fd = moved_up(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC)) if fd is None else fd
         self._identity = identity(self.fd)
+
+    def always_append(self) -> None:
+        """Write at its end only: several descriptors do, and it is emptied between, so nobody's offset counts."""
+        import fcntl  # Here, for Windows has none, and imports this module.
+
+        fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_APPEND)
 
     def read(self) -> str:
         return os.pread(self.fd, os.fstat(self.fd).st_size, 0).decode("utf-8", "replace")

@@ -60,6 +60,9 @@ from pytest_faultguard.descriptors import identity
 from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.outcome import JournalError
 
+# For pytest, of every frame of this module: what fails is the test's own line.
+__tracebackhide__ = True
+
 #: How much live data one journal holds unless told otherwise.
 DEFAULT_LIMIT_BYTES: Final = 1 << 30
 #: The longest pickle of a key; a bound lets the reading side hold keys in memory.
@@ -77,7 +80,6 @@ _CHUNK_MAP: Final = 4096
 _CHUNKS: Final = 8192
 _SLOT: Final = 128
 _CHECKSUM_AT: Final = 4
-_BODY_AT: Final = 8
 _INLINE: Final = 72
 _BODY: Final = struct.Struct(f"<BxHIQQQQII{_INLINE}s")
 _INLINE_AT: Final = _SLOT - _INLINE
@@ -297,7 +299,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def fileno(self) -> int:
         """The descriptor of the shared memory; ValueError once closed."""
-        __tracebackhide__ = True
         if self._fd < 0:
             raise ValueError("the journal is closed")
         return self._fd
@@ -395,7 +396,6 @@ class Journal(MutableMapping[Hashable, Any]):
         TypeError if it cannot be pickled, MemoryError past the limit, RuntimeError in a process the test started.
         After any of them the journal is as it was.
         """
-        __tracebackhide__ = True  # Here and below, for pytest: what fails is the test's own line.
         if not self._mark[0]:
             self._open()
         entry = self._entries.get(key) or self._new_entry(key)
@@ -468,7 +468,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def __getitem__(self, key: Hashable) -> Any:
         """A fresh, equal value (``bytes`` for a buffer); KeyError."""
-        __tracebackhide__ = True
         if not self._mark[0]:
             return self._foreign_value(key)
         with self._lock:
@@ -486,7 +485,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def __delitem__(self, key: Hashable) -> None:
         """Forget ``key``; KeyError."""
-        __tracebackhide__ = True
         if not self._mark[0]:
             self._open()
         with self._lock:
@@ -522,7 +520,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def popitem(self) -> tuple[Hashable, Any]:
         """Remove and give the pair assigned last, as ``dict`` does; KeyError if there is none."""
-        __tracebackhide__ = True
         for key in reversed(list(self)):
             return key, self.pop(key)
         raise KeyError("popitem(): the journal is empty")
@@ -538,7 +535,6 @@ class Journal(MutableMapping[Hashable, Any]):
         Asked again, the same memory. ValueError for another size, or if ``key`` holds a value; MemoryError past the
         limit. The memory stays counted even if ``key`` is assigned or deleted: C may still hold its address.
         """
-        __tracebackhide__ = True
         if not isinstance(size, int) or isinstance(size, bool):
             raise TypeError(f"the size of a buffer must be an int, not {type(size).__name__}")
         if size < 1:
@@ -597,7 +593,6 @@ class Journal(MutableMapping[Hashable, Any]):
             self._retire()
 
     def _new_entry(self, key: Hashable) -> _Entry:
-        __tracebackhide__ = True
         try:
             name = _dumps(key, 5)
         except MemoryError:
@@ -614,7 +609,6 @@ class Journal(MutableMapping[Hashable, Any]):
         return _Entry(next(self._births), name)
 
     def _refuse(self, key: Hashable, size: int) -> NoReturn:
-        __tracebackhide__ = True
         if self._map is None:
             raise ValueError("the journal is closed")
         raise MemoryError(
@@ -626,7 +620,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _open(self) -> None:
         """Map the journal at the first write of the process that claimed it; RuntimeError in any other."""
-        __tracebackhide__ = True
         self.fileno()
         if not self._pid:
             raise RuntimeError("no process has claimed the journal")
@@ -648,7 +641,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _map_file(self) -> mmap.mmap:
         """The whole file, mapped once; nothing of it is in memory yet."""
-        __tracebackhide__ = True
         try:
             return mmap.mmap(self._fd, _file_bytes(self._limit))
         except OSError as error:
@@ -657,14 +649,12 @@ class Journal(MutableMapping[Hashable, Any]):
             ) from None
 
     def _shared(self) -> mmap.mmap:
-        __tracebackhide__ = True
         if self._map is None:
             raise ValueError("the journal is closed")
         return self._map
 
     def _back(self, key: Hashable, start: int, length: int) -> None:
         """Have the memory before it is written; MemoryError, where a store would be SIGBUS."""
-        __tracebackhide__ = True
         if not hasattr(os, "posix_fallocate"):
             return  # macOS, where nothing is guarded.
         if identity(self._fd) != self._file:
@@ -681,7 +671,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _take_slot(self, key: Hashable) -> int:
         """A slot from a new chunk of the directory; MemoryError past the last one."""
-        __tracebackhide__ = True
         chunk = self._spare_chunks.pop() if self._spare_chunks else next(self._chunks, None)
         if chunk is None:
             raise MemoryError(
@@ -701,7 +690,6 @@ class Journal(MutableMapping[Hashable, Any]):
 
     def _take(self, key: Hashable, room: int) -> int:
         """A block that no bin has: from the free extents or the untouched end; MemoryError if neither has room."""
-        __tracebackhide__ = True
         span = room if room > _SMALL else _PAGE // room * room
         bin_ = self._bins.setdefault(room, [])
         while True:
@@ -722,7 +710,6 @@ class Journal(MutableMapping[Hashable, Any]):
         return block
 
     def _back_arena(self, key: Hashable, end: int) -> None:
-        __tracebackhide__ = True
         if end > self._end:
             raise MemoryError(
                 f"cannot save faultguard_data[{_shown(key)}]: no room in the journal, too many fragments "
@@ -788,7 +775,6 @@ class Journal(MutableMapping[Hashable, Any]):
         return found.records
 
     def _foreign_value(self, key: Hashable) -> Any:
-        __tracebackhide__ = True
         for _ in range(8):
             try:
                 return self._foreign()[key].load_value()
@@ -810,7 +796,6 @@ def _shown(key: object) -> str:
 
 def _encoded(key: Hashable, value: Any) -> tuple[int, bytes, list[Any], int]:
     """How a value is kept: kind, pickle, out-of-band buffers, and the size if it is to be a buffer."""
-    __tracebackhide__ = True
     if type(value) is _Blank:
         return _BUFFER, b"", [], value.size
     buffers: list[Any] = []
@@ -837,7 +822,6 @@ def _flattened(value: Any, data: bytes, buffers: list[Any]) -> tuple[bytes, list
 
 def _dill_dumps(key: Hashable, value: Any) -> bytes:
     """What pickle cannot; TypeError that names key and type."""
-    __tracebackhide__ = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 from typing import final
 
+from pytest_faultguard.descriptors import high_pipe
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.descriptors import moved_up
 
@@ -32,16 +33,12 @@ class Relay:
         if ends is not None:
             self._reading, (self._writing, self._target) = -1, ends
             return
-        self._reading, writing = os.pipe2(os.O_CLOEXEC)
+        self._reading, self._writing = high_pipe()
         try:
-            self._writing = moved_up(writing)
-            try:
-                self._target = moved_up(os.dup(_STDERR))
-            except BaseException:
-                os.close(self._writing)
-                raise
+            self._target = moved_up(os.dup(_STDERR))
         except BaseException:
             os.close(self._reading)
+            os.close(self._writing)
             raise
         os.set_blocking(self._reading, False)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
-from statistics import median
 
 from testing.bench import sessions
 from testing.bench import table
@@ -47,15 +45,14 @@ def ten_thousand(scale: float) -> Iterator[Row]:
 def _grown(tests: int, plugins: tuple[str, ...], *args: str) -> tuple[float, int, int]:
     """In the second half: bytes per test; and the number of open files, at first and at most.
 
-    Bytes as Theil and Sen take a slope, the median of those between any two samples: what comes once, as when a cache of
-    CPython's grows, does not grow with the number of children.
+    What comes once, as when a cache of CPython's grows, does not grow with the number of children.
     """
     files = {"test_trivial.py": TESTS.format(tests=tests)}
     samples = sessions.run(files, *args, "-p", "no:terminal", plugins=plugins)
     first, *_, last = samples = [sample for sample in samples if sample["tests"] >= tests // 2]
     assert last["tests"] == last["passed"] == tests
     return (
-        median((b["resident"] - a["resident"]) / (b["tests"] - a["tests"]) for a, b in combinations(samples, 2)),
+        table.slope([(sample["tests"], sample["resident"]) for sample in samples]),
         first["fds"],
         max(sample["fds"] for sample in samples),
     )

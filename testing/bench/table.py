@@ -9,6 +9,8 @@ import platform
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
 
 MARKS = ".. begin bench table\n", ".. end bench table\n"
 _PACKAGES = ("pytest-faultguard", "pytest", "pytest-xdist", "numpy")
@@ -43,6 +45,11 @@ def at_most(value: float, bound: float, unit: str = "") -> tuple[str, str, bool]
 def at_least(value: float, bound: float, unit: str = "") -> tuple[str, str, bool]:
     """Value and bound as texts, and whether it holds."""
     return f"{value:.1f}{unit}", f"≥ {bound:g}{unit}", value >= bound
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """That of the line which Theil and Sen draw: the median of those between any two points. What comes once has no say."""
+    return median((b - a) / (n - m) for (m, a), (n, b) in combinations(points, 2))
 
 
 def row(what: str, measured: str, judged: tuple[str, str, bool]) -> Row:

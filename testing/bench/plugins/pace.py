@@ -1,4 +1,4 @@
-"""Notes when each test ended; writes the pace of the last thousand, how the pace has grown, and how many passed or crashed.
+"""Notes when each test ended; writes the pace of the last thousand and of all, and how many passed or crashed.
 
 A machine that others use as well runs at half its speed now and then, for longer than thousands of tests take. So the
 pace of each thousand is taken as a multiple of what a loop takes that is run before and after it.
@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from itertools import combinations
 from itertools import pairwise
-from statistics import median
 
 import pytest
 
 MANY = 1_000
-
-
 #: The steps of the loop, some milliseconds.
 STEPS = 300_000
 
@@ -44,25 +40,16 @@ class Pace:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         many = min(MANY, len(self.ends) // 3)
-        measured = {"last": (self.ends[-1] - self.ends[-1 - many]) / many, "growth": self.growth(), **self.outcomes}
+        measured = {"last": (self.ends[-1] - self.ends[-1 - many]) / many, "paces": self.paces(), **self.outcomes}
         with open(os.environ["BENCH_WRITE"], "w") as file:
             json.dump(measured, file)
 
-    def growth(self) -> float | None:
-        """The pace at last, as a multiple of that at first; None where there are not ten thousand tests.
-
-        On the line that Theil and Sen draw through all, with the median of the slopes between any two.
-        """
-        # Without the very first, which warm up.
+    def paces(self) -> list[float]:
+        """That of each thousand but the very first, which warms up."""
         lasts = self.ends[MANY - 1 :: MANY]
         taken = [after - before for before, after in pairwise(lasts)]
         loops = [(before + after) / 2 for before, after in pairwise(self.loops)]
-        paces = [seconds / loop for seconds, loop in zip(taken, loops, strict=True)]
-        if len(paces) < 9:
-            return None
-        slope = median((b - a) / (n - m) for (m, a), (n, b) in combinations(enumerate(paces), 2))
-        half = slope * (len(paces) - 1) / 2
-        return (median(paces) + half) / (median(paces) - half)
+        return [seconds / loop for seconds, loop in zip(taken, loops, strict=True)]
 
 
 def _loop_seconds() -> float:
