@@ -301,10 +301,10 @@ class Watch:
         self._forget(self._signals.fd)
         self._timers.clear()
         self._stacks.clear()
-        self._status_answer = None
         askers, self._askers = self._askers, []
         for answer in askers:
             answer("")
+        self._tell_status("")  # Asked just now.
 
     def ask_stacks(self, answer: Callable[[str], None]) -> None:
         """Have the child write its stacks; ``answer`` gets them, or "" when the bound has passed. One at a time."""
@@ -313,7 +313,10 @@ class Watch:
             self._request_stacks()
 
     def ask_status(self, answer: Callable[[str], None]) -> bool:
-        """As :meth:`ask_stacks`, from a signal handler; False where nobody waits for the child just now."""
+        """As :meth:`ask_stacks`, from a signal handler; False where nobody waits for the child just now.
+
+        Those who ask while an answer is on its way share it, as pending signals are one: a burst would be answered long after.
+        """
         if self._is_running:
             self._status_answer = answer
             self._signals.wake()
@@ -602,9 +605,13 @@ class Watch:
                 self._interrupt_child()
             else:
                 self._kill()
-        if self._status_answer is not None:
-            answer, self._status_answer = self._status_answer, None
-            self.ask_stacks(lambda text: self._call(lambda: answer(text)))
+        if self._status_answer is not None and self._tell_status not in self._askers:
+            self.ask_stacks(self._tell_status)
+
+    def _tell_status(self, text: str) -> None:
+        answer, self._status_answer = self._status_answer, None
+        if answer is not None:
+            self._call(lambda: answer(text))
 
     def _on_signal_outside(self, number: int) -> None:
         if number == STOP and not self._buried:
