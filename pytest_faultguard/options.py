@@ -34,6 +34,8 @@ from pytest_faultguard.guard import Limits
 from pytest_faultguard.process.launch import can_fork
 
 MARKER = "faultguard"
+#: Their default is that a process ignores them, stops or goes on (signal(7)): a test that waits for such a death never passes.
+_HARMLESS = frozenset({"SIGCHLD", "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"})
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 
 
@@ -110,15 +112,18 @@ def _start(value: object) -> str:
 
 
 def _ending(value: object) -> str | int | None:
-    if isinstance(value, signal.Signals):
-        return value.name  # Before the numbers, of which it is one.
+    if isinstance(value, str) and value in signal.Signals.__members__:
+        value = signal.Signals[value]  # SIGIOT is SIGABRT.
+    if isinstance(value, signal.Signals):  # Before the numbers, of which it is one.
+        if value.name in _HARMLESS:
+            msg = "a signal that ends a process"
+            raise _WrongError(msg)
+        return value.name
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255:  # noqa: PLR2004 - of any process.
         return value
     if isinstance(value, str):
         if value == TIMEOUT:
             return value
-        if value in signal.Signals.__members__:
-            return signal.Signals[value].name  # SIGIOT is SIGABRT.
         if not can_fork() and re.fullmatch(r"SIG[A-Z0-9]+", value):
             return value  # No test dies here; elsewhere there is such a signal.
     msg = f"a signal or its name, an exit code from 0 to 255, or {TIMEOUT!r}"

@@ -479,6 +479,8 @@ def test_is_skipped_where_nothing_is_guarded(
     [
         ("expect='SIGNOTHING'", "expect='SIGNOTHING' is not a signal or its name, an exit code from 0 to 255, or *"),
         ("expect='abort'", "expect='abort' is not a signal or its name, *"),
+        ("expect='SIGCHLD'", "expect='SIGCHLD' is not a signal that ends a process"),
+        ("expect=signal.SIGSTOP", "expect=<Signals.SIGSTOP: *> is not a signal that ends a process"),
         ("expect=256", "expect=256 is not *"),
         ("expect=-6", "expect=-6 is not *"),
         ("expect=True", "expect=True is not *"),

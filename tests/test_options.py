@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,27 @@ def test_what_is_no_size_is_refused(value: object) -> None:
     """Nothing at all included: a test that uses the data would fail at its first assignment."""
     with pytest.raises(ValueError, match="a number of bytes"):
         options._BY_NAME["data_limit"].parse(value)
+
+
+def _is_taken_for_a_death(number: signal.Signals) -> bool:
+    try:
+        options._BY_NAME["expect"].parse(number)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [*signal.Signals])
+def test_signals_that_end_no_process_are_no_deaths(number: signal.Signals) -> None:
+    """As a real process has it that gets them."""
+    script = f"ulimit -c 0; kill -{int(number)} $$"
+    pid = os.posix_spawnp("sh", ["sh", "-c", script], os.environ, setsigdef=[*signal.Signals], setsigmask=[])
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    assert _is_taken_for_a_death(number) == os.WIFSIGNALED(status)
 
 
 def test_every_argument_has_its_place_in_the_reference() -> None:
