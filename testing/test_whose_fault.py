@@ -292,13 +292,14 @@ def test_bisect_stops_where_its_budget_ends(
         (["-c", "other.ini"], ""),
         (["-p", "named", "--last-failed", "tests"], ""),
         (["-o", "poison=on", "--rootdir", "tests", "tests"], ""),
+        (["--poison", "--numprocesses=1", "--faultguard-scope", "module", "--", "tests"], ""),
     ],
-    ids=["spawn", "workers_by_ini", "loadgroup", "other_ini", "plugin", "rootdir"],
+    ids=["spawn", "workers_by_ini", "loadgroup", "other_ini", "plugin", "rootdir", "given_anew"],
 )
 def test_command_of_bisect_reproduces_the_crash(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, options: list[str], addopts: str
 ) -> None:
-    """With all that pytest was told, but in one child."""
+    """With all that pytest was told, but in one child, and nothing said twice."""
     pytester.makeini(f"[pytest]\naddopts = {addopts}\n")
     (pytester.path / "other.ini").write_text("[pytest]\npoison = on\n")
     pytester.makepyfile(named="def pytest_configure(config): config.option.poison = True")
@@ -325,12 +326,15 @@ def test_it(number, pytestconfig):
 """
     )
     given = options if "tests" in options else [*options, "tests"]
+    of_child = ["--faultguard", "--faultguard-scope", *(["--faultguard-start"] if "=spawn" in str(options) else [])]
 
     run_pytest("--faultguard", "--faultguard-bisect", *given, plugins=()).assert_outcomes(passed=7, failed=1)
 
     (first,) = (report.crash for report in recorder.reports(when="call") if report.crash)
     words = shlex.split(first["command"])
-    assert (words[0], "--faultguard-bisect" in words) == ("pytest", False)
+    names = [word.partition("=")[0] for word in words if word.startswith(("--faultguard", "--num", "-n"))]
+    workers = ["-n0"] if addopts or not {"-n", "--numprocesses=1"}.isdisjoint(options) else []
+    assert (words[0], sorted(names)) == ("pytest", sorted([*of_child, *workers]))
     run_pytest(*words[1:], plugins=()).assert_outcomes(passed=2, failed=1)
     (again,) = (report.crash for report in recorder.reports(when="call") if report.crash)
     assert [one.rpartition("::")[2] for one in again["trail"]] == ["test_it[4]", "test_it[1]"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import itertools
 import os
 import shlex
 import time
@@ -81,13 +82,13 @@ _LOCATION_BYTES = 200
 _A_DAY: Seconds = 86_400.0
 #: For the teardown of what is shared, when the session is interrupted, also where there is to be no grace.
 _LEAST_GRACE: Seconds = 0.1
-#: Options that need the cache of the session before; and the search itself.
-_OF_EARLIER_RUNS = frozenset(
-    f"--{name}"
-    for name in (
-        *("lf", "last-failed", "ff", "failed-first", "nf", "new-first"),
-        *("sw", "stepwise", "sw-skip", "stepwise-skip", "sw-reset", "stepwise-reset"),
-        "faultguard-bisect",
+#: Options that are not repeated to run some tests again: those that need the cache of the session before, the search itself,
+#: and those that are given anew.
+_NOT_REPEATED = frozenset(
+    (
+        *("--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first"),
+        *("--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset"),
+        *("--faultguard-bisect", "--faultguard", "--faultguard-scope", "-n", "--numprocesses", "--"),
     )
 )
 #: What items have in common that share a child: the node of their scope, and what must be equal for all.
@@ -677,7 +678,7 @@ class Children:
 def _command(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
     """Has a shell run these in this order in one child, where pytest was started and with all else that it was told."""
     options = [*_given_options(config), "--faultguard", "--faultguard-scope=session"]
-    if hasattr(config.option, "numprocesses"):
+    if hasattr(config, "workerinput") or config.getoption("numprocesses", None) is not None:
         options.append("-n0")
     if config.pluginmanager.hasplugin("randomly"):
         options.append("--randomly-dont-reorganize")
@@ -685,15 +686,17 @@ def _command(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
 
 
 def _given_options(config: Any) -> Iterator[str]:
-    """The words of pytest's command line, without paths and without what chooses or orders tests by earlier runs."""
+    """The words of pytest's command line, without paths and without what is not to be repeated."""
     paths = {str(path) for path in (*config.option.file_or_dir, *config.args)}
     known = config._parser.optparser._option_string_actions
-    is_value = False
-    for word in map(str, config.invocation_params.args):
-        if is_value or (word not in paths and word not in _OF_EARLIER_RUNS):
-            yield word
+    words = iter(map(str, config.invocation_params.args))
+    for word in words:
         # Of two words for one option, the second may be the same as a path.
-        is_value = not is_value and word in known and known[word].nargs != 0
+        values = itertools.islice(words, 1) if word in known and known[word].nargs != 0 else ()
+        option = [word, *values]
+        name = "-n" if word.startswith("-n") else word.partition("=")[0]
+        if word not in paths and name not in _NOT_REPEATED:
+            yield from option
 
 
 def _argument(config: pytest.Config, item: pytest.Item) -> str:
