@@ -57,6 +57,7 @@ for _public in (
     JournalError,
     CrashError,
     HangError,
+    LaunchError,
     LeakedProcessesWarning,
     LostResultsWarning,
     UnhealthyChildWarning,

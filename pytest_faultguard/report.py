@@ -52,7 +52,7 @@ _TRAIL_LINES = 20
 
 def blame(node: pytest.Item | pytest.Collector, crash: Crash) -> types.TracebackType:
     """A traceback that ends where the test died; at the test's first line where no stack was to be had."""
-    return traceback_of(tuple(_in_its_file(node, frame) for frame in way_to(crash)) or (_first_line(node),))
+    return traceback_of(tuple(_in_its_file(node, frame) for frame in way_to(crash)) or (first_line(node),))
 
 
 def way_to(crash: Crash) -> tuple[Frame, ...]:
@@ -200,10 +200,11 @@ def survived(item: pytest.Item, expected: str, raised: BaseException | None) -> 
         came = f"it raised {traceback.format_exception_only(raised)[-1].strip()}"
     error: BaseException = pytest.fail.Exception(f"expected {expected} in call, but {came}")
     error.__cause__ = raised
-    return error.with_traceback(traceback_of((_first_line(item),)))
+    return error.with_traceback(traceback_of((first_line(item),)))
 
 
-def _first_line(node: pytest.Item | pytest.Collector) -> Frame:
+def first_line(node: pytest.Item | pytest.Collector) -> Frame:
+    """Where a test begins, for want of a place in it."""
     if isinstance(node, pytest.Collector):
         return Frame(function="<module>", file=str(node.path), line=1)
     path, line, name = node.reportinfo()

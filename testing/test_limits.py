@@ -196,8 +196,15 @@ def test_limit_below_what_a_child_inherits(
 
     run_pytest(scope, f"--faultguard-start={start}").assert_outcomes(errors=1, passed=1)
 
-    message = recorder.report("test_it", "setup").message or ""
-    assert re.fullmatch(rf"pytest_faultguard\.outcome\.LaunchError: {told} [\d.]+ MiB", message.partition("\n")[0])
+    report = recorder.report("test_it", "setup")
+    message = (report.message or "").partition("\n")[0]
+    assert re.fullmatch(rf"pytest_faultguard\.LaunchError: {told} [\d.]+ MiB", message)
+    assert [line.strip() for line in report.longrepr.splitlines() if line] == [
+        '@pytest.mark.faultguard(memory="1MiB")',
+        ">   def test_it(): pass",
+        f"E   {message}",
+        "test_it.py:21: LaunchError",
+    ]
 
 
 # Processor time.

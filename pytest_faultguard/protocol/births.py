@@ -361,9 +361,11 @@ def _failure(remains: Remains, broken: str, overture: Overture, what: str) -> La
             cause = f"not within {timeout:g} s"
         case ending:
             cause = str(ending)
+    if cause == broken.strip():
+        return LaunchError(f"{what}: {cause}")  # It has said why, and what it wrote before is of no use.
     stacks = faultdump.render(remains.stacks, faultdump.is_plumbing) if remains.stacks else remains.dump
     parts = (_TRACED.sub(_without_plumbing, broken), stacks, overture.read())
-    told = ["\n".join(part.splitlines()[-_TOLD_LINES:]) for part in parts if part.strip() not in {"", cause}]
+    told = ["\n".join(part.splitlines()[-_TOLD_LINES:]) for part in parts if part.strip()]
     return LaunchError("\n".join([f"{what}: {cause}", *told]))
 
 

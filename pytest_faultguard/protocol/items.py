@@ -237,12 +237,11 @@ class GuardedItem:
 
     def _refuse(self, error: FaultguardError) -> None:
         """There is no child to be had, and so no test: its setup fails, and the session goes on."""
-
-        def fail() -> None:
-            __tracebackhide__ = True
-            raise error.with_traceback(None) from None
-
-        self._fail_setup(called(fail, "setup"))
+        error.__cause__ = None  # Its text has told it.
+        call = called(lambda: None, "setup")
+        blamed = reporting.traceback_of((reporting.first_line(self.item),))
+        call.excinfo = pytest.ExceptionInfo.from_exception(error.with_traceback(blamed))
+        self._fail_setup(call)
 
     def _end_other_values(self, session: Session) -> bool:
         """End what this process has set up for another parameter: pytest would before the item has its own value.
