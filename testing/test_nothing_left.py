@@ -471,7 +471,7 @@ def test_child_that_does_not_obey_an_interrupt_is_killed_after_the_grace(
     assert session.end() == pytest.ExitCode.INTERRUPTED
     assert 0.7 <= time.monotonic() - sent_at < 0.7 + SLACK_SECONDS
     assert "! KeyboardInterrupt !" in session.output
-    assert re.search(r"test_child_that_does_not_obey\S*\.py:14: KeyboardInterrupt", session.output)
+    assert re.search(r"test_child_that_does_not_obey\S*\.py:15: KeyboardInterrupt", session.output)
     assert look_at(child) is None
 
 

@@ -27,7 +27,6 @@ from pytest_faultguard.crash import RAN_ON
 from pytest_faultguard.crash import Crash
 from pytest_faultguard.crash import Ending
 from pytest_faultguard.crash import Exited
-from pytest_faultguard.crash import Frame
 from pytest_faultguard.crash import Lost
 from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Phase
@@ -184,9 +183,7 @@ class GuardedItem:
             # Ctrl-C at the terminal: the child has said where that met it.
             self._raise_if_stopped()
             # A native loop ends without a word. pytest shows the place: of all that it could be, the test's own.
-            path, line, _ = self.item.reportinfo()
-            place = Frame(function=self.item.name, file=str(path), line=(line or 0) + 1)
-            raise interrupt.with_traceback(reporting.traceback_of((place,))) from None
+            raise interrupt.with_traceback(reporting.traceback_of((reporting.first_line(self.item),))) from None
         crash = None
         if remains is not None:
             children.remove(child)
