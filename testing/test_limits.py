@@ -131,6 +131,64 @@ def test_after():
         assert (report.crash, report.message) == (None, "MemoryError")
 
 
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_failure_for_want_of_memory_names_the_limit(
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    scope: str,
+    start: str,
+) -> None:
+    """In whatever words it comes; no other failure does, and none of a test without a limit."""
+    write(
+        pytester,
+        """
+import mmap
+import threading
+
+pytestmark = pytest.mark.faultguard(memory="300MiB")
+
+@pytest.fixture
+def much():
+    return bytearray(300 * MIB)
+
+def test_setup(much): pass
+
+def test_caught():
+    try:
+        bytearray(300 * MIB)
+    except MemoryError:
+        raise ValueError
+
+def test_mapped():
+    mmap.mmap(-1, 300 * MIB, flags=mmap.MAP_PRIVATE)
+
+def test_threads():
+    threading.stack_size(300 * MIB)
+    threading.Thread(target=print).start()
+
+@pytest.mark.faultguard(expect="SIGABRT")
+def test_survives():
+    bytearray(300 * MIB)
+
+def test_other():
+    assert soft() == 0
+
+@pytest.mark.faultguard(memory=0)
+def test_without():
+    raise MemoryError
+""",
+    )
+
+    run_pytest(*xdist_args, scope, f"--faultguard-start={start}").assert_outcomes(failed=6, errors=1)
+
+    failures = [report for report in recorder.reports() if report.outcome == "failed"]
+    last = {report.nodeid.partition("::")[2]: report.longrepr.splitlines()[-1] for report in failures}
+    told = {name for name, line in last.items() if line == "the test ran under a memory limit of 300 MiB"}
+    assert told == last.keys() - {"test_other", "test_without"}
+
+
 NATIVE = """
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -27,7 +27,8 @@ except ImportError:  # Windows, where nothing is guarded.
 _T = TypeVar("_T")
 #: Words in which C++, Rust, Python and C libraries die of an allocation that failed.
 _WORDS = re.compile(
-    r"\bbad_alloc\b|\bout of memory\b|\bcannot allocate memory\b|\bMemoryError\b|\bmemory allocation of \d+ bytes failed\b",
+    r"\bbad_alloc\b|\bout of memory\b|\bcannot allocate memory\b|MemoryError\b|\bmemory allocation of \d+ bytes failed\b"
+    r"|\bcan't start new thread\b",  # Each has a stack of megabytes.
     re.IGNORECASE,
 )
 #: With less than this part of the limit left, the next large allocation fails.
@@ -67,6 +68,13 @@ def lift() -> None:
     if _soft is not None:
         _lifted = True
         _set(_soft[1])
+
+
+def told_of(failure: str) -> str:
+    """In a child: its limit in words, where the text of a failure speaks of want of memory; else empty."""
+    if _soft is None or not _WORDS.search(failure):
+        return ""
+    return f"the test ran under a memory limit of {describe_bytes(_soft[0])}"
 
 
 def restore() -> None:

@@ -532,6 +532,8 @@ class Outermost:
         if self.reporter is not None:
             report = self.reporter.judge(call, report)
             self.reporter.add_data(report)
+            if report.failed and (limit := memory.told_of(report.longreprtext)):
+                reporting.add_section(report, "memory limit", limit)
         return report
 
     # Registered last: they run after pytest has evaluated the marks, and before the phase.
