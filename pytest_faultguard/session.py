@@ -48,6 +48,8 @@ class Session:
 
 session_key = pytest.StashKey[Session]()
 settings_key = pytest.StashKey[options.Settings | None]()
+#: Why an item must not run here. Not a mark, which means nothing with ``-p no:skipping``.
+spared_key = pytest.StashKey[str]()
 
 
 def start(config: pytest.Config) -> None:
@@ -88,7 +90,7 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
         for item in items:
             item.stash[settings_key] = options.settings_for(item, is_chosen=choice.takes(item))
         if options.why_unguarded(config) is not None:
-            _skip_deaths(items)
+            _spare_deaths(items)
         else:
             options.check_exec(config, [item for item in items if is_guarded(item)])
         _warn_of_lost(config, items)
@@ -102,12 +104,13 @@ def resolve(config: pytest.Config, items: list[pytest.Item]) -> None:
         _listen(config.stash[session_key])
 
 
-def _skip_deaths(items: list[pytest.Item]) -> None:
+def _spare_deaths(items: list[pytest.Item]) -> None:
     for item in items:
         death = options.expected_death(item)
         if death is not None:
-            reason = f"expected to die by {death}, and nothing is guarded: it would be pytest's own process"
-            item.add_marker(pytest.mark.skip(reason=reason))
+            item.stash[spared_key] = (
+                f"expected to die by {death}, and nothing is guarded: it would be pytest's own process"
+            )
 
 
 def _warn_of_lost(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -456,18 +456,19 @@ def test_imperative():
 
 
 @pytest.mark.parametrize("option", ["--no-faultguard", "--pdb"])
+@pytest.mark.parametrize("skipping", ["-pskipping", "-pno:skipping"])
 def test_is_skipped_where_nothing_is_guarded(
-    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...], option: str
+    pytester: pytest.Pytester, run_pytest: RunPytest, xdist_args: tuple[str, ...], option: str, skipping: str
 ) -> None:
-    """For pytest's own process would die."""
+    """For pytest's own process would die, also where marks skip nothing."""
     if option == "--pdb" and xdist_args:
         pytest.skip("--pdb needs pytest's own process")
     pytester.makepyfile(HEAD + DEATHS)
 
-    result = run_pytest(*xdist_args, option, "-rs")
+    result = run_pytest(*xdist_args, option, skipping, "-rs")
 
     result.assert_outcomes(passed=1, skipped=12)
-    result.stdout.fnmatch_lines(["SKIPPED * expected to die by exit code 3, and nothing is guarded: *"])
+    result.stdout.fnmatch_lines(["SKIPPED * test_is_*.py:*: expected to die by exit code 3, and nothing is guarded: *"])
 
 
 # What is refused.

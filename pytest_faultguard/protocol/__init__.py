@@ -19,6 +19,8 @@ The only package that uses private pytest API; checked on pytest 8.0 to 9.2:
 ``_pytest.skipping.xfailed_key``, ``Xfail``
     Where pytest keeps the evaluated xfail mark of an item. The child reads it, for evaluating may run test code; the
     parent puts the answer there while it makes the report of a crash, so that pytest itself judges it.
+``_use_item_location`` of ``pytest.skip.Exception``
+    A test that we skip is told with its own place, as one that has a mark for that.
 ``Session._setupstate``, its ``stack`` and ``teardown_exact``
     The nodes that are set up. The child empties the finalizers that it inherited; the parent tears down what is its own.
 ``FixtureDef._finalizers``

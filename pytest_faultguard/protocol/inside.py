@@ -72,6 +72,7 @@ from pytest_faultguard.protocol.phases import identity_of
 from pytest_faultguard.session import Session
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_key
+from pytest_faultguard.session import spared_key
 
 try:
     from _pytest.subtests import failed_subtests_key
@@ -538,10 +539,12 @@ class Outermost:
 
     # Registered last: they run after pytest has evaluated the marks, and before the phase.
 
-    def pytest_runtest_setup(self) -> None:
-        """In a child: the marks are evaluated."""
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """In a child: the marks are evaluated. In the parent: a test that must die is no more than skipped."""
         if self.reporter is not None:
             self.reporter.tell_expected()
+        elif reason := item.stash.get(spared_key, ""):
+            raise pytest.skip.Exception(reason, _use_item_location=True)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self, nextitem: pytest.Item | None) -> None:
