@@ -54,6 +54,8 @@ class Overdue:
     timeout: Seconds
     #: What ended the child at last: the name of a signal, or of the option that did.
     stopped_by: str
+    #: What kept it from going on, where the kernel tells; else empty.
+    ground: str = ""
 
 
 @final
@@ -209,8 +211,8 @@ class Crash:
             case Exited(code=code):
                 unfinished = "process" if self.phase in _EXITS else "import" if self.phase == "collect" else "test"
                 told = f"exit code {code} {after}: the {unfinished} never finished"
-            case Overdue(timeout=timeout, stopped_by=stopped_by):
-                told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}"
+            case Overdue(timeout=timeout, stopped_by=stopped_by, ground=ground):
+                told = f"timeout of {timeout:g} s passed {where}, ended by {stopped_by}{ground and f' ({ground})'}"
             case Lost(reason=reason):
                 told = f"lost {after}: {reason}"
         return f"{told}: {self.message}" if self.message else told

@@ -310,7 +310,7 @@ def test_every_argument_everywhere(pytester: pytest.Pytester, run_pytest: RunPyt
 
     for name, timeout in {"test_marker": 0.5, "test_configured": 0.6}.items():
         report = recorder.report(name)
-        assert report.crash["ending"] == {"kind": "Overdue", "timeout": timeout, "stopped_by": "SIGKILL"}
+        assert report.crash["ending"] == {"kind": "Overdue", "timeout": timeout, "stopped_by": "SIGKILL", "ground": ""}
         told = "\n".join([report.longrepr, *(title for title, _ in report.sections)])
         assert re.search(r"stacks .*after 0\.\d s", told)
 

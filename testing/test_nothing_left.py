@@ -1116,7 +1116,12 @@ def test_clock_goes_on_where_it_stood(pytester: pytest.Pytester, start_pytest: S
     session.send(signal.SIGCONT)
 
     assert session.end(1.5 + SLACK_SECONDS) == pytest.ExitCode.TESTS_FAILED
-    assert recorder.report("test_it").crash["ending"] == {"kind": "Overdue", "timeout": 1.5, "stopped_by": "SIGTERM"}
+    assert recorder.report("test_it").crash["ending"] == {
+        "kind": "Overdue",
+        "timeout": 1.5,
+        "stopped_by": "SIGTERM",
+        "ground": "",
+    }
 
 
 def test_clock_of_a_child_that_ran_ahead_stands_still_with_pytest(

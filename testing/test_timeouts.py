@@ -99,7 +99,7 @@ def test_hangs(thing, request, phase):
     for phase in ("setup", "call", "teardown"):
         report = recorder.report(f"test_hangs[{phase}]", phase)
         assert report.crash["phase"] == phase
-        assert report.crash["ending"] == {"kind": "Overdue", "timeout": 0.5, "stopped_by": "SIGTERM"}
+        assert report.crash["ending"] == {"kind": "Overdue", "timeout": 0.5, "stopped_by": "SIGTERM", "ground": ""}
         assert report.message == f"timeout of 0.5 s passed in {phase}, ended by SIGTERM"
         source = (pytester.path / "test_it.py").read_text().splitlines()
         assert source[(report.lineno or 0) - 1] == "        time.sleep(600)"
@@ -126,6 +126,7 @@ class Way:
     places: tuple[str, ...] = ("test_hangs",)
     gap: str = ""
     leaked: str = ""
+    ground: str = ""
 
 
 WAYS = {
@@ -137,8 +138,11 @@ WAYS = {
         body="pylib.loop_blocked()", stopped_by="SIGKILL", places=(), gap="stacks: every thread blocks all signals"
     ),
     "deadlock": Way(body="deadlock()", places=("first_then_second", "second_then_first", "join")),
-    "stopped": Way(body="lib.stop_self(); time.sleep(600)"),
-    "stopped_by_somebody": Way(body="os.kill(os.getpid(), signal.SIGSTOP); time.sleep(600)"),
+    "stopped": Way(body="lib.stop_self(); time.sleep(600)", ground=" (the process was stopped, as by SIGSTOP)"),
+    "stopped_by_somebody": Way(
+        body="os.kill(os.getpid(), signal.SIGSTOP); time.sleep(600)",
+        ground=" (the process was stopped, as by SIGSTOP)",
+    ),
     "ignores_sigterm": Way(body="signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)", stopped_by="SIGKILL"),
     "handles_sigterm": Way(
         body="signal.signal(signal.SIGTERM, lambda *_: pytest.skip('nothing happened')); time.sleep(600)"
@@ -218,7 +222,8 @@ class Test_{name}:
     times = began(pytester)
     for name, way in WAYS.items():
         report = recorder.report(f"Test_{name}::test_hangs")
-        assert report.message == f"timeout of {TIMEOUT:g} s passed in call, ended by {way.stopped_by}", name
+        ended = f"ended by {way.stopped_by}{way.ground}"
+        assert report.message == f"timeout of {TIMEOUT:g} s passed in call, {ended}", name
         assert [gap[: len(way.gap)] for gap in report.crash["gaps"]] == ([way.gap] if way.gap else []), name
         assert ("gaps in the evidence" in report.longrepr) is bool(way.gap), name
         stacks = functions(report)
@@ -294,7 +299,7 @@ def test_next():
 
     report = recorder.report("test_hangs", "teardown")
     assert report.crash["phase"] == "exit"
-    assert report.crash["ending"] == {"kind": "Overdue", "timeout": 5.0, "stopped_by": "SIGKILL"}
+    assert report.crash["ending"] == {"kind": "Overdue", "timeout": 5.0, "stopped_by": "SIGKILL", "ground": ""}
     assert recorder.report("test_hangs").outcome == "passed"
     assert {name: told[-1] for name, told in recorder.outcomes().items()} == {
         "test_hangs": "teardown failed",
@@ -744,6 +749,7 @@ def test_timeout_of_pytest_that_exits_ends_the_child_alone(
         "kind": "Overdue",
         "timeout": 0.4,
         "stopped_by": "faulthandler_exit_on_timeout",
+        "ground": "",
     }
     assert report.message == "timeout of 0.4 s passed in call, ended by faulthandler_exit_on_timeout"
     assert " in slow" in report.section("stacks in call")

@@ -218,7 +218,8 @@ def test_a_deadline_is_kept(
     remains = seen.run(target, Limits(timeout=0.3, grace=0.2))
 
     took = time.monotonic() - started_at
-    assert remains.ending == Overdue(timeout=0.3, stopped_by=stopped_by)
+    ground = "the process was stopped, as by SIGSTOP" if target is stopped else ""
+    assert remains.ending == Overdue(timeout=0.3, stopped_by=stopped_by, ground=ground)
     assert bool(remains.stacks) == has_stacks
     assert has_stacks or "blocks all signals" in remains.gaps[0]
     assert 0.3 + bound <= took < 0.3 + bound + 0.5

@@ -537,7 +537,9 @@ class Watch:
         self._read_channel()
         if self._finished or self._idle or self._dump or self._timeout is None:
             return
-        self._stop(Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name))
+        # Asked now: to write its stacks, it must run on.
+        ground = "the process was stopped, as by SIGSTOP" if proc.state(self._child.pid) == "T" else ""
+        self._stop(Overdue(timeout=self._timeout, stopped_by=signal.SIGTERM.name, ground=ground))
 
     def _on_cpu_due(self) -> None:
         used = proc.cpu_seconds(self._child.pid)

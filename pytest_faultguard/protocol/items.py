@@ -472,7 +472,7 @@ class GuardedItem:
                 # The word first, and then its line: of megabytes without a line's end, the line takes quadratic time.
                 told = re.search(r"\bfork\b", words, re.IGNORECASE)
                 ground = f"it speaks of fork ({_line_around(words, told.start())})" if told else ""
-            case Overdue() if self.usage is not None and self.usage.cpu_seconds < duration / 2:
+            case Overdue(ground="") if self.usage is not None and self.usage.cpu_seconds < duration / 2:
                 ground = ""
             case _:
                 return ""
