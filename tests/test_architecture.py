@@ -41,6 +41,17 @@ def test_importing_the_package_does_not_import_pytest() -> None:
     assert told.strip() == "[]"
 
 
+def test_importing_the_plugin_does_not_import_what_few_sessions_need() -> None:
+    """Each start of pytest would wait for it."""
+    # The tools that measure the tests may have imported something in every process.
+    told = run(
+        "import sys, pytest, xdist.plugin; before = {*sys.modules}; import pytest_faultguard.plugin;"
+        "print(sorted({'socket', 'dill', 'numpy', 'pytest_faultguard.triage.bisect'} & ({*sys.modules} - before)))"
+    )
+
+    assert told.strip() == "[]"
+
+
 def test_public_names_exist_and_show_the_package() -> None:
     """``__all__`` is the API, and a traceback says ``pytest_faultguard.CrashError``."""
     for name in pytest_faultguard.__all__:

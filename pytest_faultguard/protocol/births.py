@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import select
-import socket
 import subprocess
 import sys
 import types
@@ -17,6 +16,7 @@ from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import final
 
@@ -50,6 +50,9 @@ from pytest_faultguard.process.supervise import bury
 from pytest_faultguard.session import is_guarded
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_of
+
+if TYPE_CHECKING:
+    import socket
 
 #: For interpreter, plugins, conftest files and the import of the test modules.
 _BOUND: Seconds = 120.0
@@ -187,9 +190,7 @@ class _Early:
         """
         try:
             with _packed(charge) as fds:
-                guard.take_over(
-                    self._child, lambda wiring: socket.send_fds(self._charges, [b"."], [*astuple(wiring), *fds])
-                )
+                guard.take_over(self._child, lambda wiring: _send(self._charges, [*astuple(wiring), *fds]))
         except (OSError, LaunchError):
             self.end()
             return False
@@ -272,7 +273,7 @@ class _Server:
         # Until it has answered: whatever it says later is the answer to nobody's question.
         self.is_lost = True
         try:
-            socket.send_fds(self._requests, [b"."], fds)
+            _send(self._requests, fds)
             answered = select.poll()
             answered.register(self._requests, select.POLLIN)
             told = self._requests.recv(4) if answered.poll(_FORK_BOUND * 1000) else b""
@@ -323,6 +324,8 @@ def _overture() -> Overture:
 
 def _socketpair() -> tuple[socket.socket, socket.socket]:
     """This process' end, and a child's."""
+    import socket  # Here, for few sessions need it.
+
     with _descriptors():
         ours, theirs = socket.socketpair()
         try:
@@ -330,6 +333,12 @@ def _socketpair() -> tuple[socket.socket, socket.socket]:
         except BaseException:
             ours.close()
             raise
+
+
+def _send(through: socket.socket, fds: Sequence[int]) -> None:
+    import socket  # As above.
+
+    socket.send_fds(through, [b"."], [*fds])
 
 
 @contextmanager

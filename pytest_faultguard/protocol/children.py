@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import TypeAlias
@@ -64,10 +65,9 @@ from pytest_faultguard.session import interactor_of
 from pytest_faultguard.session import session_key
 from pytest_faultguard.session import settings_key
 from pytest_faultguard.session import settings_of
-from pytest_faultguard.triage.bisect import Flaky
-from pytest_faultguard.triage.bisect import Found
-from pytest_faultguard.triage.bisect import Unfinished
-from pytest_faultguard.triage.bisect import minimal
+
+if TYPE_CHECKING:
+    from pytest_faultguard.triage.bisect import Found
 
 #: How many crashes of a session are tried again, and how long each test may take then that has no timeout.
 _TRIALS = 10
@@ -573,6 +573,8 @@ class Children:
             alone = self._ending_after((), place)
             crash = replace(crash, alone=_is_crash(alone), stopped_alone=_limit_passed(alone))
             if settings.bisect_runs and not crash.alone:
+                from pytest_faultguard.triage.bisect import minimal  # Here, for few sessions need it.
+
                 found = minimal(
                     len(before),
                     lambda some: _is_crash(self._ending_after([before[one] for one in some], place)),
@@ -584,6 +586,9 @@ class Children:
         return crash
 
     def _told(self, crash: Crash, found: Found, before: list[int], place: int) -> Crash:
+        from pytest_faultguard.triage.bisect import Flaky
+        from pytest_faultguard.triage.bisect import Unfinished
+
         items = self._session.items
         match found:
             case Flaky(runs=runs):
