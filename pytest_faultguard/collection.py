@@ -257,7 +257,9 @@ def _report(collector: pytest.Collector, found: _Found) -> pytest.CollectReport:
     longrepr: Any = collector.repr_failure(call.excinfo) if reporting.way_to(crash) else _placeless(call.excinfo)
     report = pytest.CollectReport(nodeid, "failed", longrepr, None, call=call)
     reporting.dress(report, crash)
-    report.sections += [(f"Captured {name}", reporting.clean(text)) for name, text in found.captured.items()]
+    report.sections += [
+        (f"Captured {name}", reporting.clean(faultdump.folded(text))) for name, text in found.captured.items()
+    ]
     return report
 
 

@@ -1049,7 +1049,9 @@ def test_a_dump_that_the_test_sent_to_stderr_is_found_there(
     report = failed(recorder, "test_dies")
     assert " in test_dies" in sections(report)[DUMP]
     assert GAPS not in sections(report)
-    assert report.section("Captured stderr call").startswith("before it\nFatal Python error: Aborted\n")
+    words = report.section("Captured stderr call")
+    assert words.startswith("before it\nFatal Python error: Aborted\n")
+    assert (" frames of pytest and its plugins ...\n" in words, "runtestprotocol" in words) == (True, False)
     assert crash_of(report).message == ""
     assert report.lineno == 11
 

@@ -70,6 +70,8 @@ _NATIVE_STACK = "Current thread's C stack trace (most recent call first):"
 _FRAME = re.compile(
     r'  File (?:"(?P<file>.*)"|\?\?\?), line (?:(?P<line>[0-9]{1,18})|\?\?\?) in (?P<function>.*)', re.DOTALL
 )
+#: A run of such lines.
+_FRAMES = re.compile(r"(?:^  File [^\n]+, line (?:[0-9]+|\?\?\?) in [^\n]+\n)+", re.MULTILINE)
 _EXTENSIONS = re.compile(r"Extension modules: (?P<names>.*?)(?: \(total: [0-9]+\))?")
 #: Lines around the stacks that carry nothing which is kept.
 _REMARK = re.compile(
@@ -495,6 +497,19 @@ def render(stacks: Sequence[ThreadStack], plumbing: Callable[[Frame], bool] = is
     return "\n\n".join(_render_one(stack, plumbing) for stack in stacks)
 
 
+def folded(text: str) -> str:
+    """A captured output with its runs of faulthandler's lines folded: what Python itself writes when it gives up, too."""
+    return _FRAMES.sub(_fold_lines, text) if "(most recent call first):" in text else text
+
+
+def _fold_lines(match: re.Match[str]) -> str:
+    frames = tuple(frame for line in match[0].splitlines() if (frame := _frame(line)))
+    if len(frames) < match[0].count("\n"):
+        return match[0]  # Not all of it can be read.
+    stack = ThreadStack(thread="", current=False, frames=frames)
+    return "".join(f"{line}\n" for line in _render_pieces(fold(stack)))
+
+
 def _hide(stack: ThreadStack, plumbing: Callable[[Frame], bool]) -> list[Frame | Hidden]:
     hidden = [plumbing(frame) for frame in stack.frames]
     # execnet starts its interpreters by ``python -c`` and ``exec``, which are no files of its own.
@@ -548,19 +563,23 @@ def _copies(pieces: Sequence[Frame | Hidden], at: int, length: int) -> int:
 def _render_one(stack: ThreadStack, plumbing: Callable[[Frame], bool]) -> str:
     which = "Current thread" if stack.current else "Thread"
     lines = [f"{which} {_printable(stack.thread)} (most recent call first):" if stack.thread else _ONE_STACK]
-    for piece in fold(stack, plumbing):
-        match piece:
-            case Repeated(cycle=cycle, times=times):
-                lines += map(_render_piece, cycle)
-                what = "frame above" if len(cycle) == 1 else f"{len(cycle)} frames above"
-                lines.append(f"  ... the {what} {times - 1} more times ...")
-            case _:
-                lines.append(_render_piece(piece))
+    lines += _render_pieces(fold(stack, plumbing))
     if stack.truncated:
         lines.append("  ... frames are missing ...")
     elif not stack.frames:
         lines.append("  <no Python frame>")
     return "\n".join(lines)
+
+
+def _render_pieces(pieces: Sequence[Piece]) -> Iterator[str]:
+    for piece in pieces:
+        match piece:
+            case Repeated(cycle=cycle, times=times):
+                yield from map(_render_piece, cycle)
+                what = "frame above" if len(cycle) == 1 else f"{len(cycle)} frames above"
+                yield f"  ... the {what} {times - 1} more times ..."
+            case _:
+                yield _render_piece(piece)
 
 
 def _render_piece(piece: Frame | Hidden) -> str:

@@ -536,7 +536,7 @@ class GuardedItem:
                 error.args = (f"{crash.cause}; expected {death} in call",)
             call.excinfo = pytest.ExceptionInfo.from_exception(error)
         sections = self._earlier_sections()
-        sections += [(f"Captured {key} {when}", text) for key, text in self.captured.items()]
+        sections += [(f"Captured {key} {when}", faultdump.folded(text)) for key, text in self.captured.items()]
         properties = [] if self.last is None else [*self.last.user_properties]
         if self.usage is not None:
             usage.add(properties, self.usage)

@@ -671,6 +671,26 @@ def test_stacks_are_rendered() -> None:
     )
 
 
+def test_output_is_folded() -> None:
+    """Each stack as in a report, and nothing else: tracebacks of Python look nearly the same."""
+    inner = '  File "/srv/app/test_a.py", line 7 in inner\n'
+    plumbing = '  File "/srv/site-packages/_pytest/python.py", line 187 in pytest_pyfunc_call\n'
+    text = (
+        "before it\n"
+        'Traceback (most recent call last):\n  File "/srv/site-packages/_pytest/python.py", line 187, in runtest\n'
+        f"Fatal Python error: gone\n\nCurrent thread 0x1 (most recent call first):\n{inner}{{}}"
+        "\nExtension modules: numpy (total: 1)\n"
+        f"Thread 0x2 (most recent call first):\n{inner}{{}}after it"
+    )
+
+    folded = faultdump.folded(text.format(plumbing * 34, inner * 4 + plumbing))
+
+    assert folded == text.format(
+        "  ... 34 frames of pytest and its plugins ...\n",
+        "  ... the frame above 4 more times ...\n  ... 1 frame of pytest and its plugins ...\n",
+    )
+
+
 # A living child.
 
 
