@@ -11,6 +11,7 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import itertools
 import linecache
 import operator
 import re
@@ -61,9 +62,13 @@ def way_to(crash: Crash) -> tuple[Frame, ...]:
     teller = faultdump.told_by(crash.stacks, crashed=not isinstance(crash.ending, RAN_ON))
     frames = _without_repeats(faultdump.user_frames(teller)) if teller else []
     # As Python does: nobody wants to see how an import works.
-    return tuple(one for one in reversed(frames) if not one.file.startswith("<frozen importlib"))
+    way = [one for one in reversed(frames) if not one.file.startswith("<frozen importlib")]
+    # Nor how a thread begins, but where that is all.
+    return tuple(itertools.dropwhile(lambda one: _OF_THREADS.search(one.file), way)) or tuple(way)
 
 
+#: What is outermost in each thread that is not the main one.
+_OF_THREADS = re.compile(r"[/\\](?:threading|concurrent[/\\]futures[/\\]thread)\.py\Z")
 #: What ``doctest`` calls the code of an example.
 _EXAMPLE = re.compile(r"<doctest (?P<test>.+)\[(?P<number>\d+)\]>", re.DOTALL)
 

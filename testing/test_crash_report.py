@@ -384,6 +384,52 @@ def test_a_marked_line_that_did_not_crash_is_a_gap(
     assert crash_of(failed(recorder, "test_goes_on")).gaps == tuple(gaps)
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        "threading.Thread(target=work).start()",
+        "threading.Timer(0, work).start()",
+        "concurrent.futures.ThreadPoolExecutor().submit(work)",
+    ],
+)
+def test_a_crash_in_a_thread_of_a_library_begins_there(
+    run_pytest: RunPytest, recorder: Recorder, pytester: pytest.Pytester, run: str
+) -> None:
+    """And not with the way in which threads begin, nor with the sources of that."""
+    pytester.makepyfile(
+        mylib=f"""
+        import concurrent.futures
+        import threading
+        from programs import lib
+
+        def work():
+            lib.null_write()
+
+        def start():
+            {run}
+        """,
+        test_it="""
+        import threading
+        import mylib
+        import pytest
+
+        @pytest.mark.faultguard(timeout=10)
+        def test_dies():
+            mylib.start()
+            threading.Event().wait()
+        """,
+    )
+
+    run_pytest()
+
+    report = failed(recorder, "test_dies")
+    shown = report.longrepr.partition("faulthandler dump")[0]
+    assert [line.rpartition("/")[2] for line in re.findall(r"^\S+\.py:\d+: \S+$", shown, re.MULTILINE)] == [
+        "mylib.py:6: SIGSEGV"
+    ]
+    assert shown.splitlines()[:2] == ["def work():", ">       lib.null_write()"]
+
+
 # The sections.
 
 
