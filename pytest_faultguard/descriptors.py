@@ -1,8 +1,13 @@
-"""Which file is behind a number, and which number it has."""
+"""Which file is behind a number, which number it has, and who closes it.
+
+Where an interrupt may come between any two lines, what was just opened may never have a name: so this process keeps its
+own descriptors as objects (``FileIO``), which close what nobody has any more.
+"""
 
 from __future__ import annotations
 
 import os
+from io import FileIO
 
 _HIGH_FD = 512
 
@@ -16,23 +21,36 @@ def identity(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def high_pipe() -> tuple[int, int]:
-    """A pipe of which both ends are :func:`moved_up`: where it is read, and where it is written."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
+def high_pipe() -> tuple[FileIO, FileIO]:
+    """A pipe with two :func:`high_file`: where it is read, and where it is written."""
+    ends = list(map(FileIO, os.pipe2(os.O_CLOEXEC), ("rb", "wb")))
     try:
-        reading = moved_up(reading)
+        for number, end in enumerate(ends):
+            ends[number] = high_file(end)
     except BaseException:
-        os.close(writing)
+        for end in ends:
+            end.close()
         raise
-    try:
-        return reading, moved_up(writing)
-    except BaseException:
-        os.close(reading)
-        raise
+    reading, writing = ends
+    return reading, writing
+
+
+def high_file(file: FileIO) -> FileIO:
+    """The same file as :func:`moved_up`."""
+    with file:
+        return FileIO(high(file.fileno()), file.mode)
 
 
 def moved_up(fd: int) -> int:
-    """The same file under a high number: out of the way of tests that count, close too many, or expect the lowest.
+    """The same file under a number that is :func:`high`."""
+    try:
+        return high(fd)
+    finally:
+        os.close(fd)
+
+
+def high(fd: int) -> int:
+    """Another number for a file: out of the way of tests that count, close too many, or expect the lowest.
 
     And of what becomes 0, 1 or 2 in a child, where those were closed in this process.
     """
@@ -41,7 +59,4 @@ def moved_up(fd: int) -> int:
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = _HIGH_FD if soft == resource.RLIM_INFINITY or soft > 2 * _HIGH_FD else soft // 2
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    finally:
-        os.close(fd)
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Generator
 from collections.abc import Mapping
 from contextlib import contextmanager
+from io import FileIO
 from typing import Any
 from typing import final
 
 import pytest
 
+from pytest_faultguard.descriptors import high_file
 from pytest_faultguard.descriptors import high_pipe
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.descriptors import moved_up
@@ -94,7 +96,6 @@ class Output:
             if _log_key not in config.stash:
                 config.stash[_log_key] = _LogStream(self._logging)
             self._log = config.stash[_log_key]
-            self._log.file = self._files["log"]
 
     def _make(self) -> None:
         if self._is_heard and not self._by_fd and sys.__stderr__ is not None and identity(2) is not None:
@@ -130,7 +131,7 @@ class Output:
         if self.relay is not None:
             self.relay.close()
         for file in self._files.values():
-            os.close(file.fd)
+            file.close()
         self._files.clear()
 
     def read(self) -> dict[str, str]:
@@ -182,6 +183,7 @@ class Output:
                     _tee(stream, self._files[name])
             self._capture.suspend_global_capture()
         if self._logging is not None:
+            self._log.file = self._files["log"]
             logging.getLogger().addHandler(self._log)
 
     def keep(self, texts: dict[str, str]) -> None:
@@ -242,7 +244,7 @@ class Overture:
         try:
             self._files = (first, _File("first-stderr", err))
         except BaseException:
-            os.close(first.fd)
+            first.close()
             raise
         for file in self._files:
             file.always_append()
@@ -255,7 +257,7 @@ class Overture:
     def close(self) -> None:
         """Let the files go."""
         for file in self._files:
-            os.close(file.fd)
+            file.close()
 
     def read(self) -> str:
         """What was written since :meth:`forget`."""
@@ -310,7 +312,7 @@ class ScoutOutput:
     def close(self) -> None:
         """Let the files go."""
         for file in self._files.values():
-            os.close(file.fd)
+            file.close()
         self._files.clear()
 
     def read(self) -> dict[str, str]:
@@ -359,6 +361,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self._held: tuple[FileIO, ...] = ()
         self._fds: tuple[int, ...] = ()
         self._identity: object = None
 
@@ -369,7 +372,8 @@ class Turns:
 
     def begin(self) -> None:
         """From now on there are turns."""
-        self._fds = high_pipe()
+        self._held = high_pipe()
+        self._fds = tuple(file.fileno() for file in self._held)
         self._identity = identity(self._fds[0])
 
     @property
@@ -384,8 +388,8 @@ class Turns:
 
     def close(self) -> None:
         """Let the pipe go."""
-        for fd in self._fds:
-            os.close(fd)
+        for file in self._held:
+            file.close()
 
     def give_back(self) -> None:
         """In the parent: the report was logged."""
@@ -452,8 +456,16 @@ class _File:
     """A file without a name that both sides can reach; not one that a test has opened under its number since."""
 
     def __init__(self, name: str, fd: int | None = None) -> None:
-        self.fd = moved_up(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC)) if fd is None else fd
+        """Make one; or in a child that was not forked take over the one that is behind ``fd``, which stays open."""
+        if fd is None:
+            self._file = high_file(FileIO(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC), "rb+"))
+        else:
+            self._file = FileIO(fd, "rb+", closefd=False)
+        self.fd = self._file.fileno()
         self._identity = identity(self.fd)
+
+    def close(self) -> None:
+        self._file.close()
 
     def always_append(self) -> None:
         """Write at its end only: several descriptors do, and it is emptied between, so nobody's offset counts."""

@@ -51,13 +51,14 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 from typing import Final
 from typing import NoReturn
 from typing import Protocol
 
+from pytest_faultguard.descriptors import high_file
 from pytest_faultguard.descriptors import identity
-from pytest_faultguard.descriptors import moved_up
 from pytest_faultguard.outcome import JournalError
 
 # For pytest, of every frame of this module: what fails is the test's own line.
@@ -167,14 +168,14 @@ class _PidMark:
 _UNMARKED: Final[_Mark] = b"\0"
 
 
-def _unnamed_file() -> int:
+def _unnamed_file() -> FileIO:
     if hasattr(os, "memfd_create"):
-        return moved_up(os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        return high_file(FileIO(os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "rb+"))
     # Where nothing is guarded, a journal serves its own process only.
     import tempfile
 
     with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return FileIO(os.dup(file.fileno()), "rb+")
 
 
 def _new_mark() -> _Mark:
@@ -244,6 +245,7 @@ class Journal(MutableMapping[Hashable, Any]):
         "_lock",
         "_map",
         "_mark",
+        "_owner",
         "_pid",
         "_sequence",
         "_slots",
@@ -254,6 +256,8 @@ class Journal(MutableMapping[Hashable, Any]):
         """Take over ``fd``, an empty journal made by :meth:`create` with the same limit."""
         self._fd = fd
         self._file = identity(fd)
+        #: None where the descriptor was taken over.
+        self._owner: FileIO | None = None
         self._limit = limit_bytes
         self._is_stale = False
         self._pid = 0
@@ -283,19 +287,21 @@ class Journal(MutableMapping[Hashable, Any]):
         if limit_bytes < 1:
             raise ValueError(f"limit_bytes must be positive, not {limit_bytes}")
         limit_bytes = _permitted(limit_bytes)
-        fd = -1
+        file: FileIO | None = None
         try:
-            fd = _unnamed_file()
-            os.ftruncate(fd, _file_bytes(limit_bytes))
+            file = _unnamed_file()
+            os.ftruncate(file.fileno(), _file_bytes(limit_bytes))
             if hasattr(os, "memfd_create"):
                 import fcntl  # Here, for Windows has none, and imports this module.
 
-                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+                fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         except (OSError, OverflowError) as error:
-            if fd >= 0:
-                os.close(fd)
+            if file is not None:
+                file.close()
             raise JournalError(f"cannot reserve a journal for {limit_bytes} bytes: {error}") from error
-        return cls(fd, limit_bytes)
+        journal = cls(file.fileno(), limit_bytes)
+        journal._owner = file
+        return journal
 
     def fileno(self) -> int:
         """The descriptor of the shared memory; ValueError once closed."""
@@ -379,14 +385,17 @@ class Journal(MutableMapping[Hashable, Any]):
             return True
         shared, self._map, self._mark = self._map, None, _UNMARKED
         self._entries = {}
+        is_free = True
         if shared is not None:
             try:
                 shared.close()
             except BufferError:  # A view is alive: the mapping goes with the last one.
-                os.close(fd)
-                return False
-        os.close(fd)
-        return True
+                is_free = False
+        if self._owner is None:
+            os.close(fd)
+        else:
+            self._owner.close()
+        return is_free
 
     # -- the mapping -------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import select
 import sys
+from io import FileIO
 from typing import Any
 from typing import final
 
+from pytest_faultguard.descriptors import high_file
 from pytest_faultguard.descriptors import high_pipe
 from pytest_faultguard.descriptors import identity
-from pytest_faultguard.descriptors import moved_up
 
 _STDERR = 2
 #: What is kept: the words that explain a death are the last ones.
@@ -30,22 +31,24 @@ class Relay:
     def __init__(self, ends: tuple[int, int] | None = None) -> None:
         """Make one; or in a child that was not forked take over its :attr:`ends`."""
         self._kept = bytearray()
+        #: None in such a child.
+        self._held: tuple[FileIO, ...] = ()
         if ends is not None:
             self._reading, (self._writing, self._target) = -1, ends
             return
-        self._reading, self._writing = high_pipe()
+        self._held = high_pipe()
         try:
-            self._target = moved_up(os.dup(_STDERR))
+            self._held = *self._held, high_file(FileIO(os.dup(_STDERR), "wb"))
         except BaseException:
-            os.close(self._reading)
-            os.close(self._writing)
+            self.close()
             raise
+        self._reading, self._writing, self._target = (file.fileno() for file in self._held)
         os.set_blocking(self._reading, False)
 
     def close(self) -> None:
         """Let the descriptors go."""
-        for fd in (self._reading, self._writing, self._target):
-            os.close(fd)
+        for file in self._held:
+            file.close()
 
     @property
     def ends(self) -> tuple[int, int]:
