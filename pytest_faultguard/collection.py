@@ -75,7 +75,7 @@ class _Scout:
         match message:
             case Collecting():
                 self.open.append(message)
-            case Idle():
+            case Idle() if self.open:  # An interrupt may have come here before it was noted what was begun.
                 last = self.open.pop()
                 self.done[last.kind, last.node] += 1
             case Broken(text=text):
@@ -175,19 +175,19 @@ class _Scouting:
 
     def _wait(self, scout: _Scout, collector: pytest.Collector) -> None:
         """Wait until the scout has done one thing more."""
-        ended = True
         try:
             remains = scout.guard.give((), self._limits)
             if remains is None:
-                ended = False
-            elif scout.broken:
+                return
+            if scout.broken:
                 self._give_up(collector, scout.broken.strip().splitlines()[-1])
             elif remains.ending is None:
                 self._is_over = True
             else:
                 self._note(scout, remains, _name(collector))
         finally:
-            if ended:
+            # Whatever was raised: one that lives is still to be ended.
+            if scout.guard.is_buried:
                 self._scout = None
                 scout.output.close()
 
@@ -218,12 +218,13 @@ class _Scouting:
         self._found[name] = _Found(crash, captured)
 
     def _end(self) -> None:
-        scout, self._scout = self._scout, None
-        if scout is not None:
+        """May be called again, where an interrupt has come before all was done."""
+        if self._scout is not None:
             try:
-                scout.guard.end_now()
+                self._scout.guard.end_now()
             finally:
-                scout.output.close()
+                self._scout.output.close()
+            self._scout = None
 
     # The scout's side.
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -1536,8 +1537,18 @@ def end_run(item):
     item.config.stash[children_key].end_all(hurry=True)
     item.session._setupstate.teardown_exact(None)
 
+def collect(session):
+    session.config.hook.pytest_collection(session=session)
+
+def end_collection(session):
+    session.config.pluginmanager.getplugin("faultguard-collection").pytest_unconfigure()
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session):
+    if session.config.pluginmanager.hasplugin("faultguard-collection"):
+        while is_interrupted("collection", lambda: collect(session), lambda: end_collection(session)):
+            pass
+        return True
     for item in session.items:
         while is_interrupted(item.originalname, lambda: run(item), lambda: end_run(item)):
             pass
@@ -1644,6 +1655,17 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
     assert len(ran) > 300
     assert len(amid) < len(ran) / 3
     assert ran <= down | amid
+
+
+#: Of all lines, or of some where that would take minutes.
+SOME: dict[str, Any] = {} if os.environ.get("FAULTGUARD_TEST_CASES") == "all" else {"every": 10}
+
+
+def test_interrupt_before_any_line_of_ours_orphans_no_scout(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """One that collects a module which crashes, and another one that leaves it out."""
+    pytester.makepyfile(test_it="def test_it(): pass", test_crash="import os\nos.abort()")
+
+    interrupt_before_each_line(pytester, run_pytest, "--faultguard-collect", **SOME)
 
 
 #: Forks sessions that are warm already, interrupts each at its moment, and looks whether it has left a child.
