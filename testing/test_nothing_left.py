@@ -1657,8 +1657,30 @@ def test_interrupt_before_any_line_of_ours_tears_down_what_is_shared(
     assert ran <= down | amid
 
 
-#: Of all lines, or of some where that would take minutes.
-SOME: dict[str, Any] = {} if os.environ.get("FAULTGUARD_TEST_CASES") == "all" else {"every": 10}
+#: How this process' part in the start of an interpreter is interrupted where that costs one each time: at some of its lines,
+#: or at all of them and everybody else's as well.
+STARTING: dict[str, Any] = {"files": ("births.py", "guard.py", "launch.py"), "every": 10}
+SOME: dict[str, Any] = {"every": 10}
+if os.environ.get("FAULTGUARD_TEST_CASES") == "all":
+    STARTING, SOME = {}, {}
+
+
+@pytest.mark.parametrize("name", ["test_spawn", "test_forkserver", "test_early", "test_in_vain"])
+def test_interrupt_before_any_line_of_ours_orphans_no_interpreter(
+    pytester: pytest.Pytester, run_pytest: RunPytest, name: str
+) -> None:
+    """One for the test, a fork server, and one that began before it was known for what, or for nothing."""
+    start = "forkserver" if name == "test_forkserver" else "spawn"
+    pytester.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.faultguard(start="{start}", grace=0.05)
+        def {name}(faultguard_data): pass
+        """
+    )
+
+    interrupt_before_each_line(pytester, run_pytest, **STARTING)
 
 
 def test_interrupt_before_any_line_of_ours_orphans_no_scout(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from contextlib import ExitStack
 from contextlib import contextmanager
 from dataclasses import astuple
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 from typing import Any
@@ -29,7 +29,8 @@ from pytest_faultguard.crash import Overdue
 from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import describe_signal
-from pytest_faultguard.descriptors import moved_up
+from pytest_faultguard.descriptors import high
+from pytest_faultguard.descriptors import high_file
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
@@ -44,6 +45,8 @@ from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Message
 from pytest_faultguard.process.channel import Order
 from pytest_faultguard.process.channel import write
+from pytest_faultguard.process.child import Wiring
+from pytest_faultguard.process.launch import Child as Process
 from pytest_faultguard.process.launch import spawn_child
 from pytest_faultguard.process.signals import Signals
 from pytest_faultguard.process.supervise import bury
@@ -80,7 +83,8 @@ class Births:
     def begin_early(self) -> None:
         """Start an interpreter while pytest collects: it collects the same, on another processor."""
         try:
-            self._early = _Early(self._session)
+            with Signals() as signals:
+                self._early = _Early(self._session, signals)
         except LaunchError:
             pass  # Whoever needs one will hear of it.
 
@@ -91,8 +95,7 @@ class Births:
             LaunchError: it could not be started, or has not begun; ``errors`` returns what it has said of that.
         """
         if start == "spawn":
-            early, self._early = self._early, None
-            if early is not None and early.take(guard, charge, errors):
+            if self._early is not None and self._early.take(guard, charge, errors):
                 return
             overture = _overture()
             try:
@@ -109,8 +112,8 @@ class Births:
             self._server.fork(guard, charge)
         except LaunchError:
             if self._server.is_lost:
-                server, self._server = self._server, None
-                server.end(hurry=True)
+                self._server.end(hurry=True)
+                self._server = None
             raise
         _await_begin(guard, errors, self._server.overture, "a child of the fork server")
 
@@ -128,28 +131,25 @@ class Births:
             letter = letter._replace(args=args, options={**letter.options, "capture": "no"})
             files = {name: fd for name, fd in charge.fds.items() if name not in {"relay", "relay target", "turns"}}
             charge = charge._replace(fds={**files, **overture.fds()})
-            letter_fd = _file(letter, charge)
             words = exec_command(self._session.config)
-            try:
-                with stdin_given_back(self._session.config):
-                    return guard.attend(
-                        lambda wiring: [*words, *_command("spawned", "main", 0, (letter_fd, *astuple(wiring)))],
-                        [letter_fd, *charge.fds.values()],
-                        orders,
-                    )
-            finally:
-                os.close(letter_fd)
+            with _file(letter, charge) as file, stdin_given_back(self._session.config):
+                letter_fd = file.fileno()
+                return guard.attend(
+                    lambda wiring: [*words, *_command("spawned", "main", 0, (letter_fd, *astuple(wiring)))],
+                    [letter_fd, *charge.fds.values()],
+                    orders,
+                )
         finally:
             overture.close()
 
     def end(self, *, hurry: bool = False) -> None:
-        """The session ends."""
-        early, self._early = self._early, None
-        if early is not None:
-            early.end()
-        server, self._server = self._server, None
-        if server is not None:
-            server.end(hurry=hurry)
+        """The session ends. May be called again, where an interrupt has come before all was done."""
+        if self._early is not None:
+            self._early.end()
+            self._early = None
+        if self._server is not None:
+            self._server.end(hurry=hurry)
+            self._server = None
 
     def forget(self) -> None:
         """In a child: what there is belongs to the parent."""
@@ -165,54 +165,64 @@ class Births:
 class _Early:
     """A fresh interpreter that was started before it was known what it is to run."""
 
-    def __init__(self, session: pytest.Session) -> None:
-        with ExitStack() as stack:
-            self._overture = _overture()
-            stack.callback(self._overture.close)
+    def __init__(self, session: pytest.Session, signals: Signals) -> None:
+        self._overture = _overture()
+        try:
             self._charges, theirs = _socketpair()
-            stack.callback(self._charges.close)
-            with theirs:
-                letter_fd = _file(_letter(session))
-                try:
-                    keep = [letter_fd, theirs.fileno(), *self._overture.fds().values()]
+            try:
+                with theirs, _file(_letter(session)) as letter:
+                    keep = [letter.fileno(), theirs.fileno(), *self._overture.fds().values()]
                     command = _command("spawned", "main_early", os.getpid(), keep)
-                    with Signals() as signals:
-                        self._child = spawn_child(command, keep, mask=signals.mask)
-                        stack.pop_all()
-                finally:
-                    os.close(letter_fd)
+                    #: None when it is a guard's.
+                    self._child: Process | None = spawn_child(command, keep, mask=signals.mask)
+            except BaseException:
+                self._charges.close()
+                raise
+        except BaseException:
+            self._overture.close()
+            raise
 
     def take(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> bool:
-        """Have it be a child with this charge; False where it has ended, and another one has to be started.
+        """Have it be a child with this charge; False where it is one or has ended, and another one has to be started.
 
         Raises:
             LaunchError: it has not begun.
         """
+        child = self._child
+        if child is None:
+            return False
         try:
             with _packed(charge) as fds:
-                guard.take_over(self._child, lambda wiring: _send(self._charges, [*astuple(wiring), *fds]))
+
+                def give(wiring: Wiring) -> None:
+                    _send(self._charges, [*astuple(wiring), *fds])
+                    self._child = None
+
+                guard.take_over(child, give)
         except (OSError, LaunchError):
             self.end()
             return False
-        self._charges.close()
         try:
             _await_begin(guard, errors, self._overture, "a fresh interpreter")
         finally:
-            self._overture.close()
+            self.end()
         return True
 
     def end(self) -> None:
-        """It is not needed."""
+        """It is not needed any more. May be called again."""
+        with Signals():
+            child, self._child = self._child, None
+            if child is not None:
+                bury(child)
         self._charges.close()
         self._overture.close()
-        with Signals():
-            bury(self._child)
 
     def forget(self) -> None:
         """In a child: it is the parent's."""
         self._charges.close()
         self._overture.close()
-        os.close(self._child.pidfd)
+        if self._child is not None:
+            os.close(self._child.pidfd)
 
 
 @final
@@ -329,7 +339,8 @@ def _socketpair() -> tuple[socket.socket, socket.socket]:
     with _descriptors():
         ours, theirs = socket.socketpair()
         try:
-            return ours, socket.socket(fileno=moved_up(theirs.detach()))
+            with theirs:
+                return ours, socket.socket(fileno=high(theirs.fileno()))
         except BaseException:
             ours.close()
             raise
@@ -344,11 +355,8 @@ def _send(through: socket.socket, fds: Sequence[int]) -> None:
 @contextmanager
 def _packed(charge: Charge) -> Generator[list[int]]:
     """A charge as it goes through a socket: the file that it is in, and those that it names by their order."""
-    charge_fd = _file(charge._replace(fds={name: number for number, name in enumerate(charge.fds)}))
-    try:
-        yield [charge_fd, *charge.fds.values()]
-    finally:
-        os.close(charge_fd)
+    with _file(charge._replace(fds={name: number for number, name in enumerate(charge.fds)})) as file:
+        yield [file.fileno(), *charge.fds.values()]
 
 
 def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:
@@ -389,21 +397,19 @@ def _without_plumbing(frame: re.Match[str]) -> str:
 
 def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequence[int], numbers: Sequence[int]) -> None:
     """Start an interpreter that runs a module of ours, which is given the messages and these numbers."""
-    letter_fd = _file(*messages)
-    try:
+    with _file(*messages) as file:
+        letter_fd = file.fileno()
         guard.spawn(
             lambda wiring: _command(module, "main", os.getpid(), (letter_fd, *numbers, *astuple(wiring))),
             [letter_fd, *keep],
         )
-    finally:
-        os.close(letter_fd)
 
 
-def _file(*messages: Message) -> int:
+def _file(*messages: Message) -> FileIO:
     with _descriptors():
-        fd = moved_up(os.memfd_create("faultguard-letter", os.MFD_CLOEXEC))
-    write(fd, *messages)
-    return fd
+        file = high_file(FileIO(os.memfd_create("faultguard-letter", os.MFD_CLOEXEC), "rb+"))
+    write(file.fileno(), *messages)
+    return file
 
 
 def _command(module: str, function: str, parent: int, numbers: Sequence[int]) -> list[str]:
