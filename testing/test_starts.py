@@ -518,6 +518,70 @@ def test_a_child_that_does_not_begin(
         result.stdout.fnmatch_lines(["*last words*"])
 
 
+#: A start has all the time that it needs, but for that of a test which is named for its end: not two minutes.
+SHORT_BOUND = """
+import os
+import time
+from pytest_faultguard.protocol import births
+
+def pytest_runtest_logstart(nodeid):
+    births._BOUND = 5.0 if "hangs" in nodeid else 120.0
+
+def hang(name):
+    if "PYTEST_FAULTGUARD" in os.environ:
+        with open("tried", "a") as file:
+            print(name, file=file)
+        time.sleep(600)
+"""
+
+
+def test_a_hang_at_the_start_costs_its_bound_once(pytester: pytest.Pytester, run_pytest: RunPytest, clean: str) -> None:
+    """Plugins and conftest files are the same for all tests: what has hung in them is not tried again."""
+    pytester.makeconftest(f"{SHORT_BOUND}\nhang('conftest')\n")
+    for number in range(3):
+        (pytester.path / f"test_hangs_{number}.py").write_text("def test_a(): pass\ndef test_b(): pass\n")
+
+    result = run_pytest(*options(clean, "function"), "--capture=no")
+
+    result.assert_outcomes(errors=6)
+    assert (pytester.path / "tried").read_text() == "conftest\n"
+    assert result.stdout.str().count("did not begin: not within 5 s") >= 6
+    if clean == "spawn":
+        result.stdout.fnmatch_lines(
+            [
+                "E *: a fresh interpreter did not begin: not within 5 s",
+                "E *: not tried again: a fresh interpreter did not begin: not within 5 s",
+                "*conftest.py*in hang*",
+            ]
+        )
+
+
+def test_a_hang_at_the_import_of_a_module_costs_its_bound_once(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, clean: str
+) -> None:
+    """And no test of another one."""
+    pytester.makeconftest(
+        SHORT_BOUND
+        # With it, each child of a fork server collects by itself.
+        + "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    pytester.makepyfile(
+        test_1_hangs="import conftest\nconftest.hang(1)\ndef test_a(): pass\ndef test_b(): pass\n",
+        test_2="def test_a(): pass\n",
+        test_3_hangs="import conftest\nconftest.hang(3)\ndef test_a(): pass\ndef test_b(): pass\n",
+        test_4="def test_a(): pass\n",
+    )
+
+    run_pytest(*options(clean, "function")).assert_outcomes(passed=2, errors=4)
+
+    assert (pytester.path / "tried").read_text() == "1\n3\n"
+    for name in ("test_1_hangs.py", "test_3_hangs.py"):
+        first, second = (recorder.report(f"{name}::test_{one}", when="setup").longrepr for one in "ab")
+        assert "did not begin: not within 5 s" in first
+        assert "not tried again" not in first
+        assert f"not tried again: {first[first.index('a ') :].splitlines()[0]}" in second
+
+
 def test_a_child_that_does_not_begin_is_told_of_alone(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, clean: str
 ) -> None:

@@ -79,6 +79,9 @@ class Births:
         self._session = session
         self._server: _Server | None = None
         self._early: _Early | None = None
+        #: Starts that have taken all of their bound, which the next one would as well: by start method and the files that
+        #: were to be collected, or None where it had not come to that.
+        self._hung: dict[tuple[str, frozenset[str] | None], str] = {}
 
     def begin_early(self) -> None:
         """Start an interpreter while pytest collects: it collects the same, on another processor."""
@@ -94,18 +97,33 @@ class Births:
         Raises:
             LaunchError: it could not be started, or has not begun; ``errors`` returns what it has said of that.
         """
-        if start == "spawn":
-            if self._early is not None and self._early.take(guard, charge, errors):
-                return
-            overture = _overture()
-            try:
-                letter = _letter(self._session)
-                charge = charge._replace(fds={**charge.fds, **overture.fds()})
-                _spawn(guard, "spawned", (letter, charge), list(charge.fds.values()), ())
-                _await_begin(guard, errors, overture, "a fresh interpreter")
-            finally:
-                overture.close()
-            return
+        files = frozenset(path.partition("::")[0] for path in charge.paths)
+        for hung in (self._hung.get((start, None)), self._hung.get((start, files))):
+            if hung is not None:
+                msg = f"not tried again: {hung}"
+                raise LaunchError(msg)
+        try:
+            if start == "forkserver":
+                self._fork(guard, charge, errors)
+            elif self._early is None or not self._early.take(guard, charge, errors):
+                self._spawn(guard, charge, errors)
+        except _HangError as hang:
+            self._hung[start, None if hang.has_not_collected else files] = str(hang)
+            raise LaunchError(str(hang)) from None
+
+    def _spawn(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> None:
+        overture = _overture()
+        try:
+            letter = _letter(self._session)
+            charge = charge._replace(fds={**charge.fds, **overture.fds()})
+            _spawn(guard, "spawned", (letter, charge), list(charge.fds.values()), ())
+            # Twice: it says so before it collects its tests, too.
+            _await_begin(guard, errors, overture, "a fresh interpreter", has_not_collected=True)
+            _await_begin(guard, errors, overture, "a fresh interpreter")
+        finally:
+            overture.close()
+
+    def _fork(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> None:
         if self._server is None:
             self._server = _Server(self._session)
         try:
@@ -359,10 +377,24 @@ def _packed(charge: Charge) -> Generator[list[int]]:
         yield [file.fileno(), *charge.fds.values()]
 
 
-def _await_begin(guard: Guard, errors: Callable[[], str], overture: Overture, what: str) -> None:
+class _HangError(LaunchError):
+    """A start that has taken all of its bound."""
+
+    has_not_collected = False
+
+
+def _await_begin(
+    guard: Guard, errors: Callable[[], str], overture: Overture, what: str, *, has_not_collected: bool = False
+) -> None:
     remains = guard.give((), Limits(timeout=_BOUND, grace=guard.limits.grace))
-    if remains is not None:
-        raise _failure(remains, errors(), overture, f"{what} did not begin")
+    if remains is None:
+        return
+    failure = _failure(remains, errors(), overture, f"{what} did not begin")
+    if isinstance(remains.ending, Overdue):
+        hang = _HangError(str(failure))
+        hang.has_not_collected = has_not_collected
+        raise hang
+    raise failure
 
 
 def _failure(remains: Remains, broken: str, overture: Overture, what: str) -> LaunchError:

@@ -23,6 +23,7 @@ from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.output import Output
 from pytest_faultguard.output import Overture
 from pytest_faultguard.process import memory
+from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
 from pytest_faultguard.process.channel import Missing
@@ -74,6 +75,8 @@ def main(parent: int, letter_fd: int, *wiring: int) -> int:
         session = begun(letter)
         # pytest has enabled faulthandler for itself.
         faultdump.arm(line.dump_fd, line.stacks_fd)
+        # Where it hangs from here on, it is the fault of what it collects.
+        line.sender.ring(Begun())
         live(session, charge, line, collected(session, charge.paths), overture, end=lambda: end(session))
 
     return run_spawned(target, Wiring(*wiring), parent)
