@@ -124,15 +124,22 @@ class Births:
             overture.close()
 
     def _fork(self, guard: Guard, charge: Charge, errors: Callable[[], str]) -> None:
+        has_served = self._server is not None
         if self._server is None:
             self._server = _Server(self._session)
         try:
             self._server.fork(guard, charge)
         except LaunchError:
-            if self._server.is_lost:
-                self._server.end(hurry=True)
-                self._server = None
-            raise
+            if not self._server.is_lost:
+                raise
+            self._server.end(hurry=True)
+            self._server = None
+            if not has_served:
+                raise
+            # It was lost since the last child, by that one's doing maybe: what is to be run now has no part in that. And
+            # had it forked this child, that would have nobody to give it an order.
+            self._fork(guard, charge, errors)
+            return
         _await_begin(guard, errors, self._server.overture, "a child of the fork server")
 
     def attend(self, guard: Guard, charge: Charge, orders: Sequence[Order]) -> Remains:
