@@ -177,6 +177,38 @@ def ran(measured: dict[str, Any]) -> set[str]:
     return {line.strip() for line in executed if line.startswith(" ")}
 
 
+#: Such a project as its README measures.
+MYPROJ = {
+    "myproj/__init__.py": "from myproj.myproj import greet\n__version__ = '1.0'\n",
+    "myproj/myproj.py": "def greet(name):\n    if not name:\n        return 'hello'\n    return f'hello {name}'\n",
+    "myproj/feature4286.py": "def feature():\n    return 4286\n\ndef planned():\n    return None\n",
+    "tests/test_myproj.py": "from myproj import greet\ndef test_greet(): assert greet('you') == 'hello you'\n",
+    "tests/test_feature.py": "def test_it():\n    from myproj.feature4286 import feature\n    assert feature() == 4286\n",
+}
+
+
+def test_the_sample_of_its_readme(project: Path, run_pytest: RunPytest, xdist_args: tuple[str, ...]) -> None:
+    """`pytest --cov=myproj tests/`: the table that it prints."""
+    for name, text in MYPROJ.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text)
+    tables = []
+    for flag in ("--no-faultguard", "--faultguard"):
+        result = run_pytest(flag, "--cov=myproj", "tests/", *xdist_args, plugins=(*PLUGINS, "pytest_cov"))
+        result.assert_outcomes(passed=2)
+        assert data_files(project) == [".coverage"]
+        tables.append([line.split() for line in result.outlines if line.startswith(("myproj/", "TOTAL"))])
+
+    plain, guarded = tables
+    assert guarded == plain
+    assert plain == [
+        ["myproj/__init__.py", "2", "0", "100%"],
+        ["myproj/feature4286.py", "4", "1", "75%"],
+        ["myproj/myproj.py", "4", "1", "75%"],
+        ["TOTAL", "10", "2", "80%"],
+    ]
+
+
 @pytest.mark.parametrize("args", [(), ("--cov-branch",)], ids=["lines", "branch"])
 def test_what_ran_in_children_counts(measure: Measure, args: tuple[str, ...], xdist_args: tuple[str, ...]) -> None:
     """Fixtures of the parent and of the child, subtests, an expected failure: line by line and arc by arc the same."""
