@@ -72,6 +72,66 @@ def test_same_order_and_same_numbers(
     assert len({text for numbers in _numbers(guarded).values() for text in numbers}) == TESTS * 3
 
 
+#: Of its README: the generators that it seeds besides Python's, and those that are registered.
+GENERATORS = """
+import random
+
+import mypackage
+import numpy
+import pytest
+
+
+def told(record_property):
+    record_property("random", random.random())
+    record_property("numpy", float(numpy.random.random()))
+    record_property("mypackage", mypackage.number())
+
+
+@pytest.fixture(autouse=True)
+def numbers(record_property):
+    told(record_property)
+    yield
+    told(record_property)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_function(number, record_property):
+    told(record_property)
+"""
+MYPACKAGE = """
+import random
+
+own = random.Random()
+number = own.random
+
+
+def reseed(new_seed):
+    own.seed(f"mypackage {new_seed}")
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [(), ("--faultguard-scope=function",), ("--faultguard-start=spawn",), ("-n2",)],
+    ids=["", "function", "spawn", "n2"],
+)
+def test_every_generator_has_its_seed(
+    args: tuple[str, ...], side_by_side: SideBySide, pytester: pytest.Pytester
+) -> None:
+    """NumPy's global one, and what another package has registered by the entry point."""
+    pytest.importorskip("numpy")
+    pytester.makepyfile(mypackage=MYPACKAGE, test_a=GENERATORS, test_b=GENERATORS)
+    installed = pytester.mkdir("mypackage-1.0.dist-info")
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[pytest_randomly.random_seeder]\nmypackage = mypackage:reseed\n")
+
+    plain, guarded = side_by_side("--randomly-seed=1234", *args, plugin="randomly")
+
+    assert _numbers(guarded) == _numbers(plain)
+    # Each generator in each phase of each test.
+    assert len({text for numbers in _numbers(guarded).values() for text in numbers}) == 3 * 3 * 8
+
+
 def test_without_a_seed_for_each_test(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
     """Then a guarded test goes on from the numbers of its parent: no guarded test before it has used any up."""
     pytester.makepyfile(test_a=MODULE, test_b=MODULE, test_c=MODULE)
