@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("pytest_benchmark")
 
-#: From its documentation.
+#: From its README.
 SAMPLES = """
 import time
 
@@ -27,6 +27,21 @@ def something(duration=0.000001):
 def test_my_stuff(benchmark):
     result = benchmark(something)
     assert result == 123
+
+
+def test_arguments(benchmark):
+    benchmark(time.sleep, 0.02)
+
+
+def test_keyword(benchmark):
+    # In the README it is `time.sleep`, which takes no keyword.
+    benchmark(something, duration=0.02)
+
+
+def test_decorated(benchmark):
+    @benchmark
+    def something():  # unnecessary function call
+        time.sleep(0.000001)
 
 
 def test_with_setup(benchmark):
@@ -52,12 +67,12 @@ def test_documentation_samples(side_by_side: SideBySide, pytester: pytest.Pytest
     assert guarded.outcomes == plain.outcomes
     assert guarded.exit_status == plain.exit_status
     assert guarded.messages() == plain.messages()
-    assert guarded.counts == {**plain.counts, "warnings": 3}
-    assert "benchmark: 3 tests" in plain.text
+    assert guarded.counts == {**plain.counts, "warnings": 6}
+    assert "benchmark: 6 tests" in plain.text
     assert "OPS: Operations Per Second" in plain.text
     assert "OPS: Operations Per Second" not in guarded.text
     assert plain.warnings == []
-    assert guarded.warnings == [WARNING] * 3
+    assert guarded.warnings == [WARNING] * 6
     assert guarded.text.count(WARNING) == 1
 
 
@@ -107,7 +122,7 @@ def test_without():
 """
     )
     session = side_by_side.session(*QUICK, "--benchmark-json=told.json", plugin="benchmark")
-    assert session.counts == {"passed": 5, "failed": 2, "warnings": 2}
+    assert session.counts == {"passed": 8, "failed": 2, "warnings": 2}
     assert session.warnings == [WARNING] * 2
     (crash,) = (one for one in session.reports if one.crash)
     assert crash.nodeid.endswith("test_crashing")
@@ -115,6 +130,9 @@ def test_without():
     told = json.loads((pytester.path / "told.json").read_text())
     assert [one["name"] for one in told["benchmarks"]] == [
         "test_my_stuff",
+        "test_arguments",
+        "test_keyword",
+        "test_decorated",
         "test_with_setup",
         "test_failing",
         "test_after",
@@ -140,10 +158,10 @@ def test_as_an_error(side_by_side: SideBySide, pytester: pytest.Pytester) -> Non
     """With `-W error` no guarded benchmark passes without its numbers; the category can be told apart."""
     pytester.makepyfile(SAMPLES)
     session = side_by_side.session("--faultguard", "-Werror", *QUICK, plugin="benchmark")
-    assert session.counts == {"errors": 3}
+    assert session.counts == {"errors": 6}
     quiet = ("-Werror", "-Wignore::pytest_faultguard.LostResultsWarning")
     session = side_by_side.session("--faultguard", *quiet, *QUICK, plugin="benchmark")
-    assert session.counts == {"passed": 2, "failed": 1}
+    assert session.counts == {"passed": 5, "failed": 1}
 
 
 def test_another_fixture_of_that_name(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
