@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import TYPE_CHECKING
 from typing import Any
@@ -73,7 +74,8 @@ VARYING = {
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _reports(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -84,13 +86,18 @@ def _reports(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(found, key=json.dumps)
 
 
-@pytest.mark.parametrize("args", [(), ("--report-log-exclude-logs-on-passed-tests",)], ids=["", "no-logs"])
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("log.jsonl", ()), ("log.jsonl.gz", ()), ("log.jsonl", ("--report-log-exclude-logs-on-passed-tests",))],
+    ids=["", "compressed", "no-logs"],
+)
 def test_documentation_samples(
-    args: tuple[str, ...], side_by_side: SideBySide, pytester: pytest.Pytester, xdist_args: tuple[str, ...]
+    name: str, args: tuple[str, ...], side_by_side: SideBySide, pytester: pytest.Pytester, xdist_args: tuple[str, ...]
 ) -> None:
+    """A file that is open, with what a compressor holds back, in each child as well: it is written once."""
     pytester.makepyfile(SAMPLES)
-    log = pytester.path / "log.jsonl"
-    args = ("--report-log=log.jsonl", *args, *xdist_args)
+    log = pytester.path / name
+    args = (f"--report-log={name}", *args, *xdist_args)
     plain = side_by_side.session("--no-faultguard", *args, plugin="pytest_reportlog")
     expected = _lines(log)
     guarded = side_by_side.session("--faultguard", *args, plugin="pytest_reportlog")
