@@ -138,6 +138,86 @@ def test_documentation_samples(
     assert guarded.text == plain.text
 
 
+FILTERED = """
+import sys
+
+import pytest
+
+def test_assertion():
+    assert False
+
+def test_value():
+    raise ValueError("of value")
+
+def test_os():
+    raise OSError("of os")
+
+def test_cause():
+    raise RuntimeError("wrapped") from MemoryError("of memory")
+
+def test_context():
+    try:
+        assert False
+    except AssertionError:
+        raise ConnectionError("of connection")
+
+@pytest.mark.flaky(rerun_except="AssertionError")
+def test_mark_except():
+    raise AssertionError()
+
+@pytest.mark.flaky(only_rerun=["AssertionError", "ValueError"])
+def test_mark_names():
+    raise AssertionError()
+
+@pytest.mark.flaky(only_rerun=[AssertionError, ValueError])
+def test_mark_classes():
+    raise AssertionError()
+
+@pytest.mark.flaky(reruns=2, condition="sys.platform.startswith('win32')")
+def test_mark_condition():
+    assert False
+
+@pytest.mark.flaky(reruns=2, reruns_delay=0.01, reruns_delay_backoff_factor=2)
+def test_mark_backoff():
+    assert False
+"""
+#: By what the plugin is told: the tests without a mark that are run again.
+FILTERS = {
+    ("--only-rerun=AssertionError",): "assertion context",
+    ("--only-rerun=AssertionError", "--only-rerun=ValueError"): "assertion value context",
+    ("--only-rerun=MemoryError",): "cause",
+    ("--rerun-except=AssertionError",): "value os cause context",
+    ("--rerun-except=AssertionError", "--rerun-except=OSError"): "value cause context",
+    ("--rerun-except=MemoryError",): "assertion value os context",
+    ("-c", "filters.ini"): "assertion value context",
+    ("--reruns-delay=0.01", "--reruns-delay-backoff-factor=2"): "assertion value os cause context",
+    ("--rerun-show-tracebacks",): "assertion value os cause context",
+}
+
+
+@pytest.mark.parametrize("args", FILTERS, ids=" ".join)
+def test_the_filters_of_its_readme(side_by_side: SideBySide, pytester: pytest.Pytester, args: tuple[str, ...]) -> None:
+    """Also what its hooks are told of an item: the number of the attempt."""
+    (pytester.path / "filters.ini").write_text("[pytest]\nonly_rerun =\n    AssertionError\n    ValueError\n")
+    pytester.makeconftest(
+        """
+        def pytest_runtest_makereport(item, call):
+            with open("counted", "a") as file:
+                print(item.name, call.when, item.execution_count, file=file)
+        """
+    )
+    pytester.makepyfile(FILTERED)
+
+    plain, guarded = side_by_side("--reruns=1", *args, "-raR", plugin="rerunfailures")
+
+    assert guarded.text == plain.text
+    rerun = {one.nodeid.rpartition("::test_")[2] for one in guarded.reports if one.outcome == "rerun"}
+    assert {name for name in rerun if not name.startswith("mark_")} == set(FILTERS[args].split())
+    counted = (pytester.path / "counted").read_text().splitlines()
+    assert counted[: len(counted) // 2] == counted[len(counted) // 2 :]
+    assert {line for line in counted if line.endswith(" call 2")} == {f"test_{name} call 2" for name in rerun}
+
+
 WAYS = {
     "crash": ("crash()", "SIGSEGV (segmentation fault)"),
     "exit": ("os._exit(0)", "exit code 0"),
