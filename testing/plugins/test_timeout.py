@@ -309,6 +309,55 @@ def test_wrong_mark_is_a_usage_error(side_by_side: SideBySide, pytester: pytest.
     assert f"test_wrong_mark_is_a_usage_error.py::test_it: timeout marker: {told}" in output
 
 
+def test_another_timer_is_asked_for_unguarded_tests_only(
+    side_by_side: SideBySide, pytester: pytest.Pytester, xdist_args: tuple[str, ...]
+) -> None:
+    """The hooks by which its README lets another plugin set and cancel the timer."""
+    pytester.makeconftest(
+        """
+        def note(*words):
+            with open("noted", "a") as file:
+                print(*words, file=file)
+
+        def pytest_timeout_set_timer(item, settings):
+            note("set", item.name, settings.timeout, settings.func_only)
+            return True
+
+        def pytest_timeout_cancel_timer(item):
+            note("cancel", item.name)
+            return True
+        """
+    )
+    pytester.makepyfile(
+        """
+        import time
+
+        import pytest
+
+        @pytest.mark.timeout(60)
+        def test_foo():
+            pass
+
+        @pytest.mark.faultguard
+        @pytest.mark.timeout(0.5)
+        def test_guarded():
+            time.sleep(600)
+
+        @pytest.mark.faultguard
+        @pytest.mark.timeout(0.5, func_only=True)
+        def test_guarded_call():
+            time.sleep(600)
+        """
+    )
+
+    session = side_by_side.session(*xdist_args, plugin="timeout")
+
+    assert session.counts == {"passed": 1, "failed": 2}
+    assert deadline(only_report(session, "test_guarded", "call")) == 0.5
+    assert deadline(only_report(session, "test_guarded_call", "call")) == 0.5
+    assert (pytester.path / "noted").read_text() == "set test_foo 60.0 False\ncancel test_foo\n"
+
+
 def test_session_timeout(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
     """Checked between tests, as without the guard."""
     pytester.makepyfile(
