@@ -87,6 +87,119 @@ def test_documentation_samples(
     assert _files(pytester.path) == written
 
 
+#: Also from its README: what a test may say of how it is compared.
+OPTIONS = """
+import re
+import uuid
+from datetime import datetime
+from unittest import TestCase
+
+import pytest
+from syrupy.extensions.amber.serializer import AmberDataSerializer
+from syrupy.extensions.image import SVGImageSnapshotExtension
+from syrupy.filters import paths, paths_include, props
+from syrupy.matchers import compose_matchers, path_type, path_value
+
+
+@pytest.fixture(scope="function")
+def snapshot_in_class(request, snapshot):
+    request.cls.snapshot = snapshot
+
+
+class MyTest(TestCase):
+    @pytest.mark.usefixtures("snapshot_in_class")
+    def test_foo(self):
+        actual = "Some computed value!"
+        assert actual == self.snapshot
+
+
+class Foo:
+    def __init__(self):
+        self.only, self.serialize, self.hidden = "computed", 2, 3
+
+    def __repr__(self):
+        return "Foo(...)"
+
+
+def limit_foo_attrs(prop, path):
+    return isinstance(path[-1][1], Foo) and prop in {"only", "serialize"}
+
+
+def test_limited(snapshot):
+    assert Foo() == snapshot(include=limit_foo_attrs)
+    assert snapshot == AmberDataSerializer.object_as_named_tuple(Foo())
+
+
+def test_multiple_matchers(snapshot):
+    data = {"number": 1, "datetime": datetime.now(), "float": 1.3, "text": "computed"}
+    assert data == snapshot(
+        matcher=compose_matchers(
+            path_type(types=(int, float), replacer=lambda *_: "MATCHER_1"),
+            path_type(types=(datetime,), replacer=lambda *_: "MATCHER_2"),
+        ),
+    )
+
+
+def test_path_type(snapshot):
+    actual = {"date_created": datetime.now(), "value": "Some computed value!!"}
+    assert actual == snapshot(matcher=path_type({"date_created": (datetime,), "nested.path.id": (int,)}))
+
+
+def test_matches_generated_string_value(snapshot):
+    matcher = path_value(
+        mapping={"file_path": r"\\w+://(.*/)+dir/filename.txt"},
+        replacer=lambda _, match: match[0].replace(match[1], "<tmp-file-path>/"),
+        types=(str,),
+        regex=True,  # The README has it not, and then nothing matches.
+    )
+    assert snapshot(matcher=matcher) == {"file_path": f"computed://{uuid.uuid4()}/dir/filename.txt"}
+
+
+def test_filters(snapshot):
+    assert {"id": uuid.uuid4(), "list": ["computed", 2, 3]} == snapshot(exclude=props("id", "1"))
+    assert {"date": datetime.now(), "list": [1, 2, 3]} == snapshot(exclude=paths("date", "list.1"))
+    assert {"nested": {"key": True}} == snapshot(include=paths_include(["other"], ["nested", "key"]))
+
+
+def test_svg(snapshot):
+    assert "<svg>computed</svg>" == snapshot(extension_class=SVGImageSnapshotExtension)
+
+
+def test_diff(snapshot):
+    actual0 = [1, 2, 3, "computed"]
+    actual1 = [0, 1, 3, 4]
+    assert actual0 == snapshot
+    assert actual1 == snapshot(diff=0)
+    assert actual0 == snapshot(name="snap_name")
+    assert actual1 == snapshot(diff="snap_name")
+    assert actual1 == snapshot(diff_data=actual0)
+
+
+def test_case(snapshot):
+    assert "computed" == snapshot(name="case_a")
+    assert "other" == snapshot(name="case_b")
+
+
+def test_unrelated():
+    pass
+"""
+
+
+def test_what_its_readme_says_of_comparing(side_by_side: SideBySide, pytester: pytest.Pytester) -> None:
+    """Matchers, filters, differences, names and formats; the mark that it gives each such test chooses those alone."""
+    pytester.makepyfile(test_file=OPTIONS)
+    side_by_side.session("--no-faultguard", "--snapshot-update", "-m", "syrupy_snapshot", plugin="syrupy")
+    written = _files(pytester.path)
+    args = ("--snapshot-disable-unused", "-m", "syrupy_snapshot")
+    _, same = side_by_side(*args, plugin="syrupy")
+    assert same.counts == {"passed": 9, "deselected": 1}
+    pytester.makepyfile(test_file=OPTIONS.replace("computed", "changed"))
+    plain, changed = side_by_side(*args, plugin="syrupy")
+    assert changed.counts == {"failed": 9, "deselected": 1}
+    assert [one.longrepr for one in changed.reports] == [one.longrepr for one in plain.reports]
+    assert _files(pytester.path) == written
+
+
 @pytest.mark.parametrize("flag", ["--snapshot-update", "--snapshot-update-new-only"])
 def test_an_update_needs_this_process(
     flag: str, side_by_side: SideBySide, pytester: pytest.Pytester, xdist_args: tuple[str, ...]
