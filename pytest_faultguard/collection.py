@@ -32,6 +32,7 @@ from pytest_faultguard.outcome import LaunchError
 from pytest_faultguard.outcome import error_for
 from pytest_faultguard.output import ScoutOutput
 from pytest_faultguard.output import flush_all
+from pytest_faultguard.output import leave_debug_file
 from pytest_faultguard.process.channel import Broken
 from pytest_faultguard.process.channel import Collecting
 from pytest_faultguard.process.channel import Finished
@@ -231,6 +232,7 @@ class _Scouting:
     def _go_ahead(self, session: pytest.Session, line: Line, output: ScoutOutput) -> None:
         manager = session.config.pluginmanager
         self._sender = line.sender
+        leave_debug_file(session.config)
         output.arm()
         interactor = interactor_of(session.config)
         if interactor is not None:

@@ -36,6 +36,11 @@ def flush_all(config: pytest.Config) -> None:
     flush_streams()
 
 
+def leave_debug_file(config: pytest.Config) -> None:
+    """In a child: the file of ``--debug`` is the parent's, with all that waits in its buffer at a fork."""
+    config.trace.root.setwriter(None)
+
+
 @contextmanager
 def stdin_given_back(config: pytest.Config) -> Generator[None]:
     """While pytest captures nothing, have descriptor 0 be the terminal's again: it keeps that one all the time."""

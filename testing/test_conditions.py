@@ -544,6 +544,50 @@ def test_log_file(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
     assert texts[1] == texts[0]
 
 
+#: Those that are called in pytest's own process as often as without the guard.
+HOOKS = "collection_finish|runtest_logstart|runtest_logreport|sessionfinish"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--faultguard-start=fork",),
+        ("--faultguard-start=fork", "--faultguard-scope=function"),
+        ("--faultguard-start=fork", "--faultguard-collect"),
+        ("--faultguard-start=forkserver",),
+        ("--faultguard-start=spawn",),
+    ],
+    ids=" ".join,
+)
+def test_debug_file(pytester: pytest.Pytester, run_pytest: RunPytest, args: tuple[str, ...]) -> None:
+    """`--debug` tells what pytest's own process does, once: no child writes what it has inherited, or begins the file."""
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_number(number):
+            pass
+        """
+    )
+    plain, guarded = pytester.path / "plain.log", pytester.path / "guarded.log"
+    run_pytest("--no-faultguard", f"--debug={plain}", plugins=QUICK).assert_outcomes(passed=3)
+
+    result = run_pytest("--faultguard", f"--debug={guarded}", *args, plugins=QUICK)
+
+    result.assert_outcomes(passed=3)
+    assert [line for line in result.errlines if "debug information" in line] == [
+        f"writing pytest debug information to {guarded}",
+        f"wrote pytest debug information to {guarded}",
+    ]
+    assert [path.read_text().partition("-")[0] for path in (plain, guarded)] == ["versions pytest"] * 2
+    assert b"\0" not in guarded.read_bytes()
+    calls = [re.findall(rf" pytest_({HOOKS}) \[hook\]\n", path.read_text()) for path in (plain, guarded)]
+    assert sorted(calls[1]) == sorted(calls[0])
+    assert set(calls[0]) == set(HOOKS.split("|"))
+
+
 @pytest.mark.parametrize(
     ("limit", "outcome", "told"),
     [

@@ -39,6 +39,7 @@ from pytest_faultguard.outcome import CrashError
 from pytest_faultguard.outcome import HangError
 from pytest_faultguard.outcome import JournalError
 from pytest_faultguard.output import Output
+from pytest_faultguard.output import leave_debug_file
 from pytest_faultguard.process import memory
 from pytest_faultguard.process import pages
 from pytest_faultguard.process.channel import Begun
@@ -170,6 +171,7 @@ class Inside:
             known.status.close()
         config.stash[outermost_key].enter()
         _disown(session, known, lives_on=outfit.lives_on)
+        leave_debug_file(config)
         outfit.output.arm()
         self._session = session
         self._items = outfit.items

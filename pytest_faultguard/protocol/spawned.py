@@ -43,6 +43,7 @@ _WIRING = 5
 _PARENTS: dict[str, object] = {
     "cacheclear": False,
     "clean_alluredir": False,
+    "debug": None,
     "dist": "no",
     "distload": False,
     "failedfirst": False,
@@ -163,6 +164,10 @@ def _config(letter: Letter) -> pytest.Config:
         lines.begin(letter.coverage)
     # pytest-cov would begin to measure while it reads its options, and erase what the session has.
     args = ["--no-cov", *letter.args] if "no_cov" in letter.options else list(letter.args)
+    if letter.options.get("debug"):
+        # Its file would be begun anew while options are read; the last one counts.
+        place = args.index("--") if "--" in args else len(args)
+        args.insert(place, f"--debug={os.devnull}")
     config = _prepareconfig(args, list(letter.plugins))
     for name, value in {**letter.options, **_PARENTS}.items():
         if hasattr(config.option, name):
