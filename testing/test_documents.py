@@ -30,6 +30,8 @@ DOCUMENTS = [ROOT / "README.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 PREAMBLE = """
 import builtins
 import ctypes
+import os
+import sys
 import types
 
 import numpy
@@ -47,6 +49,30 @@ def parse(data):
         ctypes.string_at(0)
 
 
+class Database:
+    migrated = False
+
+    def migrate(self):
+        self.migrated = True
+
+    def query(self, text):
+        return [(1,)] if self.migrated else []
+
+
+class DatabaseConnection:
+    instance = None
+
+    @classmethod
+    def get_instance(cls):
+        # The tests of the sample, in their order, and in one process.
+        assert (cls.instance is None) == ("test_singleton_init" in os.environ["PYTEST_CURRENT_TEST"])
+        cls.instance = cls.instance or Database()
+        return cls.instance
+
+
+sys.modules["myapp"] = types.ModuleType("myapp")
+sys.modules["myapp"].DatabaseConnection = DatabaseConnection
+builtins.db = Database()
 builtins.pytest = pytest
 builtins.numpy = numpy
 builtins.parser = types.SimpleNamespace(parse=parse)
@@ -124,16 +150,16 @@ def test_a_sample_of_another_plugin_runs_guarded(
 
     assert_as_it_says(place, sample, recorder)
     for report in recorder.reports(when="teardown"):
-        name = report.nodeid.partition("::")[2]
+        name = report.nodeid.rpartition("::")[2]
         assert dict(report.user_properties)["guarded"] == (name not in NOT_ISOLATED), name
-    crashed = [report.nodeid.partition("::")[2] for report in recorder.reports() if report.crash]
+    crashed = [report.nodeid.rpartition("::")[2] for report in recorder.reports() if report.crash]
     assert crashed == re.findall("test_that_crashes", sample)
 
 
 def assert_as_it_says(place: str, sample: str, recorder: Recorder) -> None:
     """Each test of the sample ran, and ended as the document lets a reader expect."""
     names = re.findall(r"def (test_\w+)", sample)
-    outcomes = {report.nodeid.partition("::")[2]: report for report in recorder.reports(when="call")}
+    outcomes = {report.nodeid.rpartition("::")[2]: report for report in recorder.reports(when="call")}
     assert sorted(outcomes) == sorted(names), place
     for name, report in outcomes.items():
         told = "xfailed" if report.wasxfail is not None else report.outcome
