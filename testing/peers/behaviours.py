@@ -5,9 +5,11 @@ A row is a function: it runs the program and says whether what came out, as data
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import signal
+from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -285,14 +287,23 @@ def traceback_under_xdist(run: Run) -> bool | No:
 
 
 def _names_the_line(done: Done, test: str) -> bool | No:
+    return _line_of_crash(done.text(test)) or No(done.ended)
+
+
+def _line_of_crash(text: str) -> bool:
     number = HEAD.splitlines().index("    ctypes.string_at(0)") + 1
     shapes = rf"test_it\.py:{number}\b|test_it\.py\", line {number} in crash_here"
-    return bool(re.search(shapes, done.text(test))) or No(done.ended)
+    return bool(re.search(shapes, text))
 
 
 @asked("The signal is named: SIGSEGV")
 def signal_name(run: Run) -> bool | No:
     return "SIGSEGV" in run(_program(CRASH)).text("test_crash")
+
+
+@asked("Also under ``pytest -n2``")
+def signal_name_under_xdist(run: Run) -> bool | No:
+    return "SIGSEGV" in run(_program(CRASH), "-n2", beside=["pytest-xdist"]).text("test_crash")
 
 
 @asked("What the test had printed is in its report, and in no other's")
@@ -332,6 +343,11 @@ def skip(run: Run) -> bool | No:
 def xfail(run: Run) -> bool | No:
     text = "@isolated\n@pytest.mark.xfail(reason='known')\ndef test_it(): assert False\n"
     return _contained(run(_program(text)), test_it="xfailed")
+
+
+@asked("Also one whose mark gives no reason")
+def xfail_without_reason(run: Run) -> bool | No:
+    return _contained(run(_program("@isolated\n@pytest.mark.xfail\ndef test_it(): assert False\n")), test_it="xfailed")
 
 
 @asked("A crash under ``xfail`` is xfailed")
@@ -422,6 +438,20 @@ def maxfail(run: Run) -> bool | No:
     return (len(failed) == 2 and ran == ["ran0", "ran1"]) or No(done.ended)
 
 
+@asked("Also under ``pytest -n2``")
+def maxfail_under_xdist(run: Run) -> bool | No:
+    text = "\n\n".join(
+        f"@isolated\ndef test_{number:02}():\n    open('ran{number:02}', 'w').close()\n"
+        f"    {'crash_here()' if number in {0, 10} else 'time.sleep(0.1)'}\n"
+        for number in range(60)
+    )
+    done = run(_program(text, following=False), "--maxfail=2", "-n2", beside=["pytest-xdist"], deadline=60.0)
+    if done.status is None or done.status < 0:
+        return No(done.ended)
+    failed = [event for event in done.of("report") if event["outcome"] == "failed"]
+    return len(failed) == 2 and "ran59" not in done.files
+
+
 @asked("``-x`` stops after a crash, also under ``pytest -n2``")
 def exitfirst_under_xdist(run: Run) -> bool | No:
     text = "\n\n".join(
@@ -476,10 +506,18 @@ def test_last(directory): assert directory.is_dir()
 
 @asked("A session fixture is torn down once in each process that set it up, and in no other")
 def teardown_once(run: Run) -> bool | No:
-    notes = run(_program(FIXTURES)).files.get("notes", "").splitlines()
-    by_word = {word: [note.split()[1] for note in notes if note.startswith(word)] for word in ("set-up", "teardown")}
+    by_word = _processes(run(_program(FIXTURES)))
     set_up = by_word["set-up"]
     return bool(set_up) and len(set(set_up)) == len(set_up) and sorted(set_up) == sorted(by_word["teardown"])
+
+
+def _processes(done: Done) -> Mapping[str, list[str]]:
+    """By the words that the program has noted: in which processes."""
+    noted = defaultdict(list)
+    for line in done.files.get("notes", "").splitlines():
+        word, process = line.split()
+        noted[word].append(process)
+    return noted
 
 
 @asked("A directory that a session fixture made is still there for the next test")
@@ -530,6 +568,67 @@ def test_eighth(of_class): pass
     return all(event["outcome"] == "passed" for event in done.of("report")) and done.status == 0
 
 
+@asked("An isolated test can use the server of a session fixture, whose ``shutdown()`` does not wait for ever")
+def server_thread(run: Run) -> bool | No:
+    # The thread that serves is of the process that set the server up. Elsewhere nothing would end its loop.
+    text = """
+import socket
+import socketserver
+import threading
+
+
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self): self.wfile.write(self.rfile.readline())
+
+
+@pytest.fixture(scope="session")
+def server():
+    with socketserver.TCPServer(("127.0.0.1", 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def answers(server):
+    with socket.create_connection(server.server_address) as connection:
+        connection.sendall(b"a word\\n")
+        return connection.makefile("rb").readline() == b"a word\\n"
+
+
+def test_first(server): assert answers(server)
+
+
+@isolated
+def test_it(server): assert answers(server)
+
+
+def test_last(server): assert answers(server)
+"""
+    done = run(_program(text), deadline=15.0)
+    return _contained(done, test_first="passed", test_it="passed", test_last="passed")
+
+
+@asked("The fixtures of an isolated test are not set up in pytest's own process")
+def setup_elsewhere(run: Run) -> bool | No:
+    text = """
+@pytest.fixture
+def noted():
+    with open("notes", "a") as file: file.write(f"set-up {os.getpid()}\\n")
+
+
+@isolated
+def test_it(noted): pass
+
+
+def test_of_pytest():
+    with open("notes", "a") as file: file.write(f"pytest {os.getpid()}\\n")
+"""
+    by_word = _processes(run(_program(text)))
+    return bool(by_word["set-up"]) and not {*by_word["set-up"]} & {*by_word["pytest"]}
+
+
 # Limits of time.
 
 
@@ -559,7 +658,8 @@ def stopped(run: Run) -> bool | No:
 
 @asked("What the test had printed before a hang is in its report")
 def output_of_hang(run: Run) -> bool | No:
-    return "words before" in _hang(run, "print('words before'); time.sleep(FOR_EVER)").text("test_hang")
+    # With a limit of a second, a tool that starts pytest anew would not come so far on a busy machine.
+    return "words before" in _hang(run, "print('words before'); time.sleep(FOR_EVER)", limit=4).text("test_hang")
 
 
 @asked("What a test has started ends with it at the limit")
@@ -664,6 +764,27 @@ def test_it():
 """
     done = run(_program(text), "--reruns=1", beside=["pytest-rerunfailures"])
     return _contained(done, test_it="rerun passed")
+
+
+@asked("pytest-html: a crash is in the page, as a failed test")
+def with_html(run: Run) -> bool | No:
+    done, rows = _page(run)
+    return [row["result"] for row in rows] == ["Failed"] or No(done.ended)
+
+
+@asked("The page has the line that crashed, and what the test had printed")
+def story_in_html(run: Run) -> bool | No:
+    done, rows = _page(run)
+    log = "".join(row["log"] for row in rows)
+    return (_line_of_crash(log) and "words to stdout" in log and "words to stderr" in log) or No(done.ended)
+
+
+def _page(run: Run) -> tuple[Done, list[Mapping[str, Any]]]:
+    """Its rows of the test that crashes."""
+    done = run(_program(CRASH), "--html=page.html", beside=["pytest-html"])
+    found = re.search(r'data-jsonblob="(.*?)"', done.files.get("page.html", ""))
+    tests = json.loads(html.unescape(found[1]))["tests"] if found else {}
+    return done, [row for rows in tests.values() for row in rows if row["testId"].endswith("::test_crash")]
 
 
 @asked("pytest-cov: the same lines as in plain pytest")

@@ -61,7 +61,7 @@ class Done:
     def ended(self) -> str:
         """In a word, where that is all there is to say."""
         if self.status is None:
-            return "hangs"
+            return "internal error, then hangs" if self.of("internalerror") else "hangs"
         if self.of("internalerror") or self.status == 3:
             return "internal error"
         return "pytest dies" if self.status < 0 else ""

@@ -18,6 +18,7 @@ NEWEST = "pytest==9.2.0"
 #: For the rows that put another plugin beside the tool; each session says which ones it wants.
 PLUGINS: Mapping[str, str] = {
     "pytest-cov": "pytest_cov",
+    "pytest-html": "html",
     "pytest-rerunfailures": "rerunfailures",
     "pytest-timeout": "timeout",
     "pytest-xdist": "xdist",
