@@ -735,6 +735,18 @@ def test_a_fork_server_that_dies(pytester: pytest.Pytester, run_pytest: RunPytes
     result.assert_outcomes(passed=6)
 
 
+def test_a_conftest_that_ignores_sigchld(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start: str
+) -> None:
+    """The kernel tells nobody then how a child has ended: not the fork server either, which needs no more than the end."""
+    pytester.makeconftest("import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n")
+    pytester.makepyfile("import os\ndef test_1(): pass\ndef test_2(): os.abort()\ndef test_3(): pass\n")
+
+    run_pytest(*options(start, "function")).assert_outcomes(passed=2, failed=1)
+
+    assert "SIGABRT (aborted)" in recorder.report("test_2").longrepr
+
+
 # How they end.
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 
 from pytest_faultguard.process.launch import spawn_attended
+from pytest_faultguard.process.launch import wait_for
 from pytest_faultguard.process.signals import Sweep
 
 #: The terminal sends these to everybody whom it belongs to; they are meant for the command.
@@ -58,10 +59,7 @@ def attend(command: list[str], keep: Iterable[int], readers: Mapping[int, Callab
             # Something was raised here: it is not left to itself.
             kill()
             os.close(child.pidfd)
-            try:
-                _, status = os.waitpid(child.pid, 0)
-            except ChildProcessError:
-                status = 0  # Somebody else has taken it.
+            status = wait_for(child.pid) or 0
     return status
 
 

@@ -156,13 +156,22 @@ def fork_for_adoption(child: Callable[[int], NoReturn]) -> int:
         finally:
             leave(0)
     os.close(writing)
-    os.waitpid(between, 0)
+    wait_for(between)
     told = os.read(reading, 4)
     os.close(reading)
     if len(told) != 4:  # noqa: PLR2004 - the bytes of a number.
         msg = "cannot fork"
         raise LaunchError(msg)
     return int.from_bytes(told, "little")
+
+
+def wait_for(pid: int) -> int | None:
+    """Wait for the end of a child; its wait status, or None where somebody else has it: who ignores SIGCHLD, for example."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return None
+    return status
 
 
 def die_with(parent: int) -> None:
@@ -200,9 +209,9 @@ def _pidfd(pid: int) -> int:
     except OSError as error:
         try:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-        except (ProcessLookupError, ChildProcessError):
+        except ProcessLookupError:
             pass  # Somebody else has waited for it.
+        wait_for(pid)
         msg = f"cannot watch a child: {error}"
         raise LaunchError(msg) from error
 

@@ -25,6 +25,7 @@ from pytest_faultguard.process.channel import Sender
 from pytest_faultguard.process.channel import Told
 from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import fork_child
+from pytest_faultguard.process.launch import wait_for
 from pytest_faultguard.process.signals import Signals
 from pytest_faultguard.process.supervise import kill_group
 
@@ -98,10 +99,7 @@ def _listen(child: Child, reading: int, noted: Signals, until: Seconds) -> tuple
     finally:
         kill_group(child.pid)
         os.close(child.pidfd)
-        try:
-            _, status = os.waitpid(child.pid, 0)
-        except ChildProcessError:
-            status = 0  # Somebody else has taken it.
+        status = wait_for(child.pid) or 0
     if hung:
         return messages, "its loading or repr hangs"
     if os.WIFSIGNALED(status):

@@ -43,6 +43,7 @@ from pytest_faultguard.process.channel import Receiver
 from pytest_faultguard.process.channel import Stopped
 from pytest_faultguard.process.child import CHANNEL_LOST_STATUS
 from pytest_faultguard.process.launch import Child
+from pytest_faultguard.process.launch import wait_for
 from pytest_faultguard.process.meter import Usage
 from pytest_faultguard.process.meter import usage_of_reaped
 from pytest_faultguard.process.relay import Relay
@@ -758,10 +759,7 @@ def bury(child: Child) -> None:
     """End a child that nobody watches, and what is left of its group; to be called with all signals blocked."""
     kill_group(child.pid)
     if _await_end(child):
-        try:
-            os.waitpid(child.pid, 0)
-        except ChildProcessError:
-            pass  # Somebody else has.
+        wait_for(child.pid)
         _sweep(child.pid)
     os.close(child.pidfd)
 

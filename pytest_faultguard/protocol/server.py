@@ -25,6 +25,7 @@ from pytest_faultguard.process.child import run_spawned
 from pytest_faultguard.process.launch import die_with
 from pytest_faultguard.process.launch import fork_for_adoption
 from pytest_faultguard.process.launch import leave
+from pytest_faultguard.process.launch import wait_for
 from pytest_faultguard.protocol import inside
 from pytest_faultguard.protocol import spawned
 
@@ -79,9 +80,9 @@ class _Server:
             os.close(writing)
             has_served = os.read(reading, 1)
             os.close(reading)
-            _, status = os.waitpid(copy, 0)
+            status = wait_for(copy)
             if has_served:
-                if status != 0:
+                if status:
                     msg = f"the fork server has ended (wait status {status})"
                     raise RuntimeError(msg)
                 spawned.end(session)
