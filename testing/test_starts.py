@@ -747,6 +747,34 @@ def test_a_conftest_that_ignores_sigchld(
     assert "SIGABRT (aborted)" in recorder.report("test_2").longrepr
 
 
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_what_a_conftest_starts_in_a_child_can_be_interrupted(
+    pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str
+) -> None:
+    """The child itself cannot until it has begun; also one that begins before it is known what it is to run."""
+    pytester.makeconftest(
+        """
+        import subprocess
+        def pytest_sessionstart(session):
+            session.service = subprocess.Popen(["sleep", "1001"])
+        def pytest_sessionfinish(session):
+            session.service.kill()
+            session.service.wait()
+        """
+    )
+    pytester.makepyfile(
+        """
+        import signal
+        def test_it(request):
+            with open(f"/proc/{request.session.service.pid}/status") as status:
+                (blocked,) = (line for line in status if line.startswith("SigBlk"))
+            assert int(blocked.split()[1], 16) == 0
+        """
+    )
+
+    run_pytest(*options(clean, scope)).assert_outcomes(passed=1)
+
+
 # How they end.
 
 

@@ -23,6 +23,7 @@ from pytest_faultguard.evidence.journal import Journal
 from pytest_faultguard.output import Output
 from pytest_faultguard.output import Overture
 from pytest_faultguard.process import memory
+from pytest_faultguard.process import signals
 from pytest_faultguard.process.channel import Begun
 from pytest_faultguard.process.channel import Charge
 from pytest_faultguard.process.channel import Letter
@@ -124,6 +125,8 @@ def main_early(parent: int, letter_fd: int, socket_fd: int, first_out: int, firs
     (letter,) = read(letter_fd)
     assert isinstance(letter, Letter)
     overture = Overture.taken_over({"first stdout": first_out, "first stderr": first_err})
+    # What it says of an interrupt is not on the terminal any more; and what conftest files start would inherit the mask.
+    signals.unblock(signals.INTERRUPT)
     charges = socket.socket(fileno=socket_fd)
     charges.set_inheritable(False)
     session = begun(letter)
