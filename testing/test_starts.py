@@ -775,6 +775,28 @@ def test_what_a_conftest_starts_in_a_child_can_be_interrupted(
     run_pytest(*options(clean, scope)).assert_outcomes(passed=1)
 
 
+def test_a_child_of_the_fork_server_has_no_descriptor_of_its(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
+    """Those with low numbers are as many as in a fresh interpreter."""
+    pytester.makepyfile(
+        """
+        import os
+        import pytest
+        @pytest.mark.parametrize("start", [
+            pytest.param(start, marks=pytest.mark.faultguard(start=start)) for start in ("spawn", "forkserver")
+        ])
+        def test_it(start):
+            low = [fd for fd in os.listdir("/proc/self/fd") if int(fd) < 100]
+            with open("noted", "a") as file:
+                print(len(low), file=file)
+        """
+    )
+
+    run_pytest().assert_outcomes(passed=2)
+
+    fresh, forked = (pytester.path / "noted").read_text().split()
+    assert fresh == forked
+
+
 # How they end.
 
 

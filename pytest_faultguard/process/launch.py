@@ -141,7 +141,12 @@ def fork_for_adoption(child: Callable[[int], NoReturn]) -> int:
     """
     reading, writing = os.pipe()
     random_state = _random_state()
-    between = _fork()
+    try:
+        between = _fork()
+    except LaunchError:
+        os.close(reading)
+        os.close(writing)
+        raise
     if between == 0:
         try:
             own = os.pidfd_open(os.getpid())

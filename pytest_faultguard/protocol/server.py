@@ -99,6 +99,7 @@ class _Server:
             self._found = spawned.collected(session, self._letter.paths)
             if proc.thread_count() == 1:
                 os.write(serving, b".")
+                os.close(serving)  # What it forks is not to have it.
                 self._serve(session)
                 status = 0
         finally:

@@ -19,6 +19,7 @@ from pytest_faultguard.process import signals
 from pytest_faultguard.process.launch import Child
 from pytest_faultguard.process.launch import can_fork
 from pytest_faultguard.process.launch import fork_child as fork_blocked
+from pytest_faultguard.process.launch import fork_for_adoption
 
 
 def nothing() -> None:
@@ -106,6 +107,21 @@ def test_no_process_to_be_had_is_an_error_of_ours() -> None:
         with pytest.raises(LaunchError, match="cannot fork"):
             fork_child(nothing)
         os._exit(7 if signal.pthread_sigmask(signal.SIG_BLOCK, []) == set() else 8)
+
+    assert os.waitstatus_to_exitcode(buried(fork_child(main))) == 7
+
+
+def test_no_process_to_be_adopted_leaves_no_descriptor() -> None:
+    """A fork server may be asked again and again."""
+
+    def main() -> None:
+        if os.geteuid() == 0:
+            os.setresuid(65534, 65534, 65534)  # As above.
+        resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+        before = os.listdir("/dev/fd")
+        with pytest.raises(LaunchError, match="cannot fork"):
+            fork_for_adoption(lambda _: os._exit(0))
+        os._exit(7 if os.listdir("/dev/fd") == before else 8)
 
     assert os.waitstatus_to_exitcode(buried(fork_child(main))) == 7
 
