@@ -1495,13 +1495,13 @@ class Interrupter:
                 signal.raise_signal(signal.SIGINT)
         return self.trace
 
-def lost(descriptors):
-    paths = [f"/proc/self/fd/{fd}" for fd in set(os.listdir("/proc/self/fd")) - descriptors]
+def descriptors():
+    paths = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     # Without the one that lists them.
-    return [os.readlink(path) for path in paths if os.path.lexists(path)]
+    return {(path, os.readlink(path)) for path in paths if os.path.lexists(path)}
 
 def is_interrupted(name, do, end):
-    descriptors = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     interrupter, raised = Interrupter(), False
     sys.settrace(interrupter.trace)
     try:
@@ -1516,10 +1516,11 @@ def is_interrupted(name, do, end):
         left = os.waitpid(-1, os.WNOHANG)
     except ChildProcessError:
         left = None
-    if lost(descriptors):
+    if descriptors() - before:
         gc.collect()  # What a traceback has held.
+    lost = sorted(descriptors() - before)
     with open("lines", "a") as file:
-        print(name, interrupter.where, raised, left, lost(descriptors), sep="|", file=file)
+        print(name, interrupter.where, raised, left, lost, sep="|", file=file)
     return interrupter.where is not None
 
 def run(item):

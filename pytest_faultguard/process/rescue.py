@@ -67,17 +67,17 @@ def rescue(journal_fd: int) -> tuple[tuple[Rescued, ...], tuple[str, ...]]:
 
 def _tell(records: tuple[journal.Record, ...], start: int, until: Seconds) -> list[Rescued]:
     """The records from ``start`` on, up to the end or to the one that killed its teller, which has its line too."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(reading, False)
-    try:
-        with Signals() as noted:
+    with Signals() as noted:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(reading, False)
             try:
                 child = fork_child(lambda: _teller(records, start, writing), restore=noted.restore)
             finally:
                 os.close(writing)
             messages, status = _listen(child, reading, noted, until)
-    finally:
-        os.close(reading)
+        finally:
+            os.close(reading)
     told = [Rescued(key=one.key, value=one.value) for one in messages if one.value is not None]
     if start + len(told) < len(records):
         last = messages[-1] if messages and messages[-1].value is None else None

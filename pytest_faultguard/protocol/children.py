@@ -642,6 +642,7 @@ class Children:
 
     def end_all(self, *, hurry: bool = False) -> None:
         """At the end of the session: end every child, also where one of them raises. May be called again."""
+        self._session.config.stash[session_key].guarding = None  # An interrupt may have come before that was told.
         with ExitStack() as stack:
             stack.callback(self.births.end, hurry=hurry)
             for child in self._living.values():

@@ -449,14 +449,12 @@ def on_a_tiny_tmpfs(path: Path) -> Journal:
     if libc.mount(b"tmpfs", bytes(path), b"tmpfs", 0, b"size=600k"):
         os._exit(77)
     fd = os.open(path / "journal", os.O_RDWR | os.O_CREAT)
-    os.ftruncate(fd, os.fstat(model_fd(1 << 20)).st_size)
+    model = Journal.create(1 << 20)
+    os.ftruncate(fd, os.fstat(model.fileno()).st_size)
+    model.close()
     journal = Journal(fd, 1 << 20)
     journal.claim()
     return journal
-
-
-def model_fd(limit: int) -> int:
-    return Journal.create(limit).fileno()
 
 
 def test_full_memory_is_an_error_and_not_a_signal(tmp_path: Path) -> None:
