@@ -386,6 +386,7 @@ _PLUMBING_FILE = re.compile(
 )
 #: What execnet calls the code that it brings to the other side; outside of pytest's frames nothing else is of interest.
 _EXECNET_FILES = frozenset({"<string>", "<socket server>"})
+_PLUGIN_FILE = re.compile(r"[/\\](?:site|dist)-packages[/\\]pytest_\w+(?:\.py\Z|[/\\])")
 #: What a test runner of Python itself puts between pytest and the test.
 _RUNNER_FILE = re.compile(r"[/\\](?:unittest[/\\](?:case|async_case|suite|mock)|doctest)\.py\Z")
 
@@ -519,6 +520,10 @@ def _hide(stack: ThreadStack, plumbing: Callable[[Frame], bool]) -> list[Frame |
     if True in hidden[outermost:]:
         first = hidden.index(True, outermost)
         hidden[first:] = [True] * (len(hidden) - first)
+    # What a plugin does around a phase; but who has called a plugin, or dies in it, wants to see it.
+    first = hidden.index(True) if True in hidden else len(hidden)
+    for at in range(len(hidden) - 2, first, -1):
+        hidden[at] = hidden[at] or (hidden[at + 1] and _PLUGIN_FILE.search(stack.frames[at].file) is not None)
     pieces: list[Frame | Hidden] = []
     run = 0
     for frame, is_hidden in zip(stack.frames, hidden, strict=True):

@@ -600,6 +600,16 @@ def test_runs_of_plumbing_become_a_count() -> None:
     assert faultdump.fold(found) == (frame("a"), Hidden(count=2), frame("b"), Hidden(count=1))
 
 
+def test_what_a_plugin_does_around_a_test_is_plumbing() -> None:
+    """What a test calls of it stays, and what it was in when it died."""
+    plugin = frame("plugin", file="/venv/lib/python3.12/site-packages/pytest_asyncio/plugin.py")
+    module = frame("plugin", file="/venv/lib/python3.12/site-packages/pytest_timeout.py")
+    found = stack(plugin, frame("a"), plugin, pytest_frame(), plugin, module, pytest_frame())
+
+    assert faultdump.fold(found) == (plugin, frame("a"), plugin, Hidden(count=4))
+    assert faultdump.fold(stack(plugin, frame("a"))) == (plugin, frame("a"))
+
+
 def test_the_start_of_an_xdist_interpreter_is_plumbing() -> None:
     """``python -c`` has no file; a string that the user runs does not stand there."""
     started = frame("<module>", file="<string>")
