@@ -189,12 +189,9 @@ def test_nobody_is_warned_of_the_helpers_of_multiprocessing(
     """It ends neither of them itself: they do so when the test's process has ended."""
     pytester.makepyfile(
         f"""
-        import multiprocessing
-        import shutil
         import pytest
         from multiprocessing import forkserver
         from multiprocessing import resource_tracker
-        from multiprocessing import util
 
         pytestmark = pytest.mark.faultguard(scope="{scope}")
 
@@ -203,13 +200,50 @@ def test_nobody_is_warned_of_the_helpers_of_multiprocessing(
 
         def test_forkserver():
             forkserver.ensure_running()
-            shutil.rmtree(util.get_temp_dir())
         """
     )
 
     run_pytest().assert_outcomes(passed=2)
 
     assert recorder.warnings() == []
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("scope", ["function", "module"])
+def test_directory_of_multiprocessing_is_removed_by_who_has_made_it(
+    pytester: pytest.Pytester, run_pytest: RunPytest, scope: str, start: str
+) -> None:
+    """At the end of its process, as by Python; the audit finds what is left. That of pytest's process stays as long as that."""
+    pytester.makepyfile(
+        test_a=f"""
+        import pytest
+        from multiprocessing import forkserver
+        from multiprocessing import util
+
+        @pytest.mark.faultguard(scope="{scope}", start="{start}")
+        @pytest.mark.parametrize("number", [1, 2])
+        def test_guarded(number):
+            forkserver.ensure_running()
+            assert util.get_temp_dir()
+        """,
+        test_b=f"""
+        import pathlib
+        import pytest
+        from multiprocessing import util
+
+        def test_before():
+            util.get_temp_dir()
+
+        @pytest.mark.faultguard(scope="{scope}")
+        def test_guarded():
+            assert pathlib.Path(util.get_temp_dir()).exists()
+
+        def test_after():
+            assert pathlib.Path(util.get_temp_dir()).exists()
+        """,
+    )
+
+    run_pytest().assert_outcomes(passed=5)
 
 
 @pytest.mark.forked_only("the service is inherited")

@@ -12,6 +12,7 @@ import gc
 import linecache
 import os
 import select
+import shutil
 import signal
 import sys
 import traceback
@@ -128,6 +129,7 @@ def is_guarded() -> bool:
 def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoReturn:
     """Arm the evidence, run the target, leave by ``_exit``: what the parent registered with atexit is not ours."""
     status = 1
+    inherited = _directory_of_multiprocessing()
     try:
         # Everything that exists now belongs to the parent as well, and a collection that walked it would copy its pages:
         # make it old, which is walked seldom. Not frozen: the test may ask for referrers, or wait for an end.
@@ -138,8 +140,23 @@ def run(target: Callable[[Line], object], wiring: Wiring, line: Line) -> NoRetur
         _arm(wiring)
         status = _outcome(target, line)
     finally:
-        flush_streams()
-        leave(status)
+        _end(status, inherited)
+
+
+def _end(status: int, inherited: str | None) -> NoReturn:
+    flush_streams()
+    made = _directory_of_multiprocessing()
+    if made is not None and made != inherited:
+        # Of what multiprocessing does at the end of a process only this: to end its queues may take for ever.
+        shutil.rmtree(made, ignore_errors=True)
+    leave(status)
+
+
+def _directory_of_multiprocessing() -> str | None:
+    """Where it has its sockets, once it has needed some."""
+    module = sys.modules.get("multiprocessing.process")
+    config: dict[str, str] = {} if module is None else vars(module.current_process())["_config"]
+    return config.get("tempdir")
 
 
 def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *, is_server: bool = False) -> int:
@@ -167,14 +184,14 @@ def run_spawned(target: Callable[[Line], object], wiring: Wiring, parent: int, *
 def run_adopted(target: Callable[[Line], object], wiring: Wiring, parent: int, between: int) -> NoReturn:
     """As :func:`run`, in a child that a server has forked for ``parent``."""
     status = 1
+    inherited = _directory_of_multiprocessing()
     try:
         be_adopted(parent, between)
         _leave_terminal()
         _arm(wiring)
         status = _outcome(target, line_of(wiring))
     finally:
-        flush_streams()
-        leave(status)
+        _end(status, inherited)
 
 
 def line_of(wiring: Wiring) -> Line:
