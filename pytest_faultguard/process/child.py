@@ -155,7 +155,7 @@ def _end(status: int, inherited: str | None) -> NoReturn:
 def _directory_of_multiprocessing() -> str | None:
     """Where it has its sockets, once it has needed some."""
     module = sys.modules.get("multiprocessing.process")
-    config: dict[str, str] = {} if module is None else vars(module.current_process())["_config"]
+    config: dict[str, str] = {} if module is None else getattr(module.current_process(), "_config", {})
     return config.get("tempdir")
 
 
