@@ -86,6 +86,8 @@ class Controller:
         write("hooks", name=f"logfinish {nodeid}", location=location)
 
     def pytest_warning_recorded(self, warning_message, when, nodeid, location):
+        if when == "collect" and pytest_faultguard.is_guarded():
+            return  # A fresh interpreter collects for itself, and tells nobody of that.
         message = warning_message.message
         write(
             "hooks",
@@ -1015,43 +1017,80 @@ def comparison(run_pytest: RunPytest, recorder: Recorder) -> Comparison:
 SOME = ("test_outcomes.py", "test_output.py")
 SUBTESTS = ("test_subtests.py",) if pytest.version_tuple >= (9,) else ()
 
+every_start = pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+
+
+def children(scope: str, start: str) -> tuple[str, str]:
+    """The options that say in which child a test runs, which mean nothing where none is guarded."""
+    return f"--faultguard-scope={scope}", f"--faultguard-start={start}"
+
+
+@every_start
+@pytest.mark.parametrize("scope", ["session", "function"])
+def test_the_whole_suite(comparison: Comparison, xdist_args: tuple[str, ...], scope: str, start: str) -> None:
+    """Reports by id, calls of hooks, warnings, terminal text and exit status, whatever child a test runs in."""
+    # A fresh interpreter for each of its tests would take minutes.
+    comparison.suite(*((SUBTESTS or ("test_output.py",)) if (scope, start) == ("function", "spawn") else ()))
+    comparison.both(*xdist_args, "--doctest-modules", *children(scope, start))
+
+
+#: Ways to call pytest, each with files of the suite in which it can be seen.
+CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "verbose": (("-v", "-rA"), ("test_outcomes.py", *SUBTESTS)),
+    "quiet-doctests": (("-q", "--doctest-modules"), ("module_with_doctests.py", "test_text.txt")),
+    "warnings-are-errors": (("-W", "error"), ("test_warnings.py",)),
+    "warnings-are-errors-n2": (("-W", "error", "-n2"), ("test_warnings.py",)),
+    "all-warnings": (("-W", "always"), ("test_warnings.py", "test_serial.py")),
+    "no-warnings-plugin": (("-p", "no:warnings"), ("test_warnings.py",)),
+    "no-warnings-summary": (("--disable-warnings",), ("test_warnings.py",)),
+    "capture-no": (("-s",), (*SOME, *SUBTESTS)),
+    "capture-no-verbose": (("-s", "-v"), SOME),
+    "capture-sys": (("--capture=sys",), SOME),
+    "capture-tee-sys": (("--capture=tee-sys",), (*SOME, *SUBTESTS)),
+    "live-logs": (("--log-cli-level=INFO", "--log-level=INFO"), ("test_output.py",)),
+    "live-logs-by-ini": (("-o", "log_cli=true", "--log-level=INFO"), ("test_output.py",)),
+    "no-conftest": (("--noconftest", "-p", "conftest"), ("test_outcomes.py",)),
+    "confcutdir": (("--confcutdir=.",), ("test_outcomes.py",)),
+    "no-skipping-plugin": (("-p", "no:skipping"), ("test_outcomes.py",)),
+    "no-logging-plugin": (("-p", "no:logging", "--show-capture=no"), ("test_output.py",)),
+    "tb-short-in-colour": (("--tb=short", "-l", "--color=yes"), ("test_exceptions.py",)),
+    "tb-line": (("--tb=line", "--runxfail"), ("test_outcomes.py",)),
+    "tb-native": (("--tb=native",), ("test_exceptions.py",)),
+    "exitfirst": (("-x",), ("test_stops.py", "test_outcomes.py")),
+    "maxfail": (("--maxfail=2",), ("test_stops.py", "test_outcomes.py")),
+    "exitfirst-subtests": (("-x",), SUBTESTS or ("test_stops.py",)),
+    "exits": ((), ("test_exits.py", "test_outcomes.py")),
+    "session-stops": ((), ("test_session_stops.py", "test_outcomes.py")),
+}
+#: What goes through other hands there. `tox -e everywhere` has all calls with each start method.
+IN_OTHER_CHILDREN = [
+    ("quiet-doctests", "session", "spawn"),
+    ("warnings-are-errors", "function", "forkserver"),
+    ("capture-no", "session", "spawn"),
+    ("capture-sys", "function", "fork"),
+    ("capture-tee-sys", "session", "forkserver"),
+    ("live-logs", "session", "spawn"),
+    ("maxfail", "function", "forkserver"),
+    ("exitfirst-subtests", "session", "forkserver"),
+    ("exits", "session", "spawn"),
+    ("session-stops", "function", "fork"),
+]
+
 
 @pytest.mark.parametrize(
     ("args", "files"),
     [
-        pytest.param((), (), id="everything"),
-        pytest.param(("-n2",), (), id="everything-n2"),
-        pytest.param(("-v", "-rA"), ("test_outcomes.py", *SUBTESTS), id="verbose"),
-        pytest.param(("-q", "--doctest-modules"), ("module_with_doctests.py", "test_text.txt"), id="quiet-doctests"),
-        pytest.param(("-W", "error"), ("test_warnings.py",), id="warnings-are-errors"),
-        pytest.param(("-W", "error", "-n2"), ("test_warnings.py",), id="warnings-are-errors-n2"),
-        pytest.param(("-W", "always"), ("test_warnings.py", "test_serial.py"), id="all-warnings"),
-        pytest.param(("-p", "no:warnings"), ("test_warnings.py",), id="no-warnings-plugin"),
-        pytest.param(("--disable-warnings",), ("test_warnings.py",), id="no-warnings-summary"),
-        pytest.param(("-s",), (*SOME, *SUBTESTS), id="capture-no"),
-        pytest.param(("-s", "-v"), SOME, id="capture-no-verbose"),
-        pytest.param(("--capture=sys",), SOME, id="capture-sys"),
-        pytest.param(("--capture=tee-sys",), (*SOME, *SUBTESTS), id="capture-tee-sys"),
-        pytest.param(("--log-cli-level=INFO", "--log-level=INFO"), ("test_output.py",), id="live-logs"),
-        pytest.param(("-o", "log_cli=true", "--log-level=INFO"), ("test_output.py",), id="live-logs-by-ini"),
-        pytest.param(("--noconftest", "-p", "conftest"), ("test_outcomes.py",), id="no-conftest"),
-        pytest.param(("--confcutdir=.",), ("test_outcomes.py",), id="confcutdir"),
-        pytest.param(("-p", "no:skipping"), ("test_outcomes.py",), id="no-skipping-plugin"),
-        pytest.param(("-p", "no:logging", "--show-capture=no"), ("test_output.py",), id="no-logging-plugin"),
-        pytest.param(("--tb=short", "-l", "--color=yes"), ("test_exceptions.py",), id="tb-short-in-colour"),
-        pytest.param(("--tb=line", "--runxfail"), ("test_outcomes.py",), id="tb-line"),
-        pytest.param(("--tb=native",), ("test_exceptions.py",), id="tb-native"),
-        pytest.param(("-x",), ("test_stops.py", "test_outcomes.py"), id="exitfirst"),
-        pytest.param(("--maxfail=2",), ("test_stops.py", "test_outcomes.py"), id="maxfail"),
-        pytest.param(("-x",), SUBTESTS or ("test_stops.py",), id="exitfirst-subtests"),
-        pytest.param((), ("test_exits.py", "test_outcomes.py"), id="exits"),
-        pytest.param((), ("test_session_stops.py", "test_outcomes.py"), id="session-stops"),
+        *(pytest.param(*call, id=name) for name, call in CALLS.items()),
+        *(
+            pytest.param((*CALLS[name][0], *children(scope, start)), CALLS[name][1], id=f"{name}-{scope}-{start}")
+            for name, scope, start in IN_OTHER_CHILDREN
+        ),
     ],
 )
 def test_reports_and_terminal(comparison: Comparison, args: tuple[str, ...], files: tuple[str, ...]) -> None:
-    """Reports by id, calls of hooks, warnings, terminal text and exit status."""
+    """The same, however pytest is called."""
     comparison.suite(*files)
-    comparison.both(*args, *(files or ("--doctest-modules",)))
+    comparison.both(*args, *files)
 
 
 FOR_ALL = """
@@ -1103,18 +1142,27 @@ def test_fifth(broken): pass
 
 
 @pytest.mark.parametrize(
-    "args",
-    [("--setup-show",), ("--setup-show", "-s"), ("--setup-only",), ("--setup-plan",)],
-    ids=" ".join,
+    ("args", "start"),
+    [
+        (("--setup-show",), "fork"),
+        (("--setup-show",), "spawn"),
+        (("--setup-show", "-s"), "fork"),
+        (("--setup-only",), "fork"),
+        (("--setup-only",), "forkserver"),
+        (("--setup-plan",), "fork"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_setup_show(comparison: Comparison, args: tuple[str, ...]) -> None:
+def test_setup_show(comparison: Comparison, args: tuple[str, ...], start: str) -> None:
     """Every line, in its place: with one child for all tests, wide fixtures are set up and end as without it."""
     comparison.suite("test_outcomes.py")
     (comparison.path / "test_wide.py").write_text(WIDE)
     (comparison.path / "test_wider.py").write_text("def test_it(for_all): pass\n")
     (comparison.path / "conftest.py").write_text(CONFTEST + FOR_ALL)
 
-    plain, guarded = (comparison.told(*args, flag) for flag in ("--no-faultguard", "--faultguard"))
+    plain, guarded = (
+        comparison.told(*args, flag, *children("session", start)) for flag in ("--no-faultguard", "--faultguard")
+    )
 
     for line in ("SETUP    S for_all", "SETUP    M of_module", "SETUP    C of_class", "SETUP    F broken_later"):
         assert any(line in told for told in plain.lines), line
@@ -1156,7 +1204,8 @@ def test_junitxml(comparison: Comparison, xdist_args: tuple[str, ...]) -> None:
     assert list(_different("junit", told["--no-faultguard"], told["--faultguard"])) == []
 
 
-def test_junitxml_of_the_suite(comparison: Comparison) -> None:
+@every_start
+def test_junitxml_of_the_suite(comparison: Comparison, start: str) -> None:
     """What a test says past its report, to the process that writes the file."""
     (comparison.path / "conftest.py").write_text(CONFTEST)
     (comparison.path / "pytest.ini").write_text(INI)
@@ -1171,7 +1220,7 @@ def test_junitxml_of_the_suite(comparison: Comparison) -> None:
     )
     told = {}
     for flag in ("--no-faultguard", "--faultguard"):
-        comparison.told(flag, f"--junitxml={flag}.xml")
+        comparison.told(flag, f"--junitxml={flag}.xml", *children("session", start))
         told[flag] = _junit(comparison.path / f"{flag}.xml")
 
     assert told["--no-faultguard"]["testsuite"][1] == [{"name": "ARCH", "value": "PPC"}]
@@ -1290,8 +1339,9 @@ def test_changes_of_the_process_do_not_reach_the_next_test(
     assert len(states) == 1
 
 
+@every_start
 def test_a_warning_with_words_of_its_own_says_them_in_the_child(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start: str
 ) -> None:
     """The parent shows the text, and calls nothing that the test has written."""
     pytester.makepyfile(
@@ -1310,14 +1360,17 @@ def test_a_warning_with_words_of_its_own_says_them_in_the_child(
         """
     )
 
-    result = run_pytest("--faultguard", plugins=QUICK)
+    result = run_pytest("--faultguard", *children("session", start), plugins=QUICK)
 
     result.stdout.fnmatch_lines(["*/test_*.py:11: Worded: in words of its own"])
     assert recorder.warnings() == ["Worded: in words of its own"]
     assert str(recorder.report("test_words").pid) not in (pytester.path / "pids").read_text().split()
 
 
-def test_a_lone_surrogate(comparison: Comparison, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+@every_start
+def test_a_lone_surrogate(
+    comparison: Comparison, recorder: Recorder, monkeypatch: pytest.MonkeyPatch, start: str
+) -> None:
     """Text that is no Unicode goes through as it is; without the guard, pytest-xdist loses the worker over it."""
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8:backslashreplace")
     comparison.run_pytest.pytester.makeconftest(CONFTEST)
@@ -1330,7 +1383,7 @@ def test_a_lone_surrogate(comparison: Comparison, recorder: Recorder, monkeypatc
         """
     )
 
-    comparison.both()
+    comparison.both(*children("session", start))
 
     report = recorder.report("test_surrogate")
     assert report.message == "ValueError: lone \udc82"
