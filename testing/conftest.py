@@ -134,6 +134,12 @@ def xdist_args(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return args
 
 
+@pytest.fixture(params=["fork", "forkserver", "spawn"])
+def start_args(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The same test with each way to start a child: `run_pytest(*start_args)`."""
+    return (f"--faultguard-start={request.param}",)
+
+
 @pytest.fixture
 def recorder(run_pytest: RunPytest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """Every report of the test's inner sessions, as data."""

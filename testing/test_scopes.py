@@ -75,35 +75,41 @@ class Notes:
 
 
 def make_two_packages(pytester: pytest.Pytester) -> None:
-    """Two packages of two modules each, with the same tests in each."""
+    """Two packages, of two modules and of one, with a test of the same name in each."""
     pytester.makeconftest(PIDS)
-    for package in ("p", "q"):
-        directory = pytester.mkpydir(package)
-        for module in ("test_x.py", "test_y.py"):
-            (directory / module).write_text(TESTS)
+    p, q = map(pytester.mkpydir, "pq")
+    (p / "test_x.py").write_text(TESTS)
+    for module in (p / "test_y.py", q / "test_x.py"):
+        module.write_text(TESTS.partition("    def test_b")[0])
 
 
 @pytest.mark.parametrize(
     ("scope", "expected"),
     [
-        ("function", ["a", "b", "c", "d", "e"] * 4),
-        ("class", ["ab", "c", "d", "e"] * 4),
-        ("module", ["abcde"] * 4),
-        ("package", ["abcde" * 2] * 2),
-        ("session", ["abcde" * 4]),
+        ("function", ["a", "b", "c", "d", "e", "a", "a"]),
+        ("class", ["ab", "c", "d", "e", "a", "a"]),
+        ("module", ["abcde", "a", "a"]),
+        ("package", ["abcdea", "a"]),
+        ("session", ["abcdeaa"]),
     ],
 )
 @pytest.mark.parametrize("given", ["option", "ini"])
 def test_child_runs_the_tests_of_its_scope(
-    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes, scope: str, given: str, expected: list[str]
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    notes: Notes,
+    start_args: tuple[str, ...],
+    scope: str,
+    given: str,
+    expected: list[str],
 ) -> None:
     """As fixtures of that scope: no test runs in another one's child, and none in pytest's own process."""
     make_two_packages(pytester)
     options = [f"--faultguard-scope={scope}"] if given == "option" else ["-o", f"faultguard_scope={scope}"]
 
-    result = run_pytest(*options)
+    result = run_pytest(*options, *start_args)
 
-    result.assert_outcomes(passed=20)
+    result.assert_outcomes(passed=7)
     assert notes.groups() == expected
 
 
@@ -191,6 +197,7 @@ def test_death_costs_one_test_and_a_fresh_child_takes_the_next(
     recorder: Recorder,
     notes: Notes,
     xdist_args: tuple[str, ...],
+    start_args: tuple[str, ...],
     way: str,
     scope: str,
     crash: int,
@@ -201,7 +208,7 @@ def test_death_costs_one_test_and_a_fresh_child_takes_the_next(
     pytester.makepyfile(CRASHES.format(crash=crash, how=how))
     distribution = ["--dist=loadfile"] if xdist_args else []
 
-    run_pytest("--faultguard-scope", scope, "--faultguard-confirm=off", *xdist_args, *distribution)
+    run_pytest("--faultguard-scope", scope, "--faultguard-confirm=off", *start_args, *xdist_args, *distribution)
 
     outcomes = recorder.outcomes()
     assert {name: told[1] for name, told in outcomes.items()} == {
@@ -626,7 +633,7 @@ def test_orders_that_nobody_reads_make_nobody_wait(pytester: pytest.Pytester, ru
 
 
 def test_stop_after_a_failure_stops_the_child_too(
-    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes
+    pytester: pytest.Pytester, run_pytest: RunPytest, notes: Notes, start_args: tuple[str, ...]
 ) -> None:
     """With `-x` no other test runs, also not one that its child could have begun already."""
     pytester.makeconftest(PIDS)
@@ -638,13 +645,13 @@ def test_stop_after_a_failure_stops_the_child_too(
         """
     )
 
-    run_pytest("--faultguard", "-x").assert_outcomes(passed=1, failed=1)
+    run_pytest("--faultguard", "-x", *start_args).assert_outcomes(passed=1, failed=1)
 
     assert notes.groups() == ["ab"]
 
 
 def test_processes_that_tests_have_left_end_with_their_child(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start_args: tuple[str, ...]
 ) -> None:
     """Nobody knows which test started them: a warning names them."""
     pytester.makepyfile(
@@ -655,7 +662,7 @@ def test_processes_that_tests_have_left_end_with_their_child(
         """
     )
 
-    run_pytest("--faultguard").assert_outcomes(passed=2, warnings=1)
+    run_pytest("--faultguard", *start_args).assert_outcomes(passed=2, warnings=1)
 
     (warning,) = recorder.warnings()
     assert warning.startswith("LeakedProcessesWarning: killed at the end of a shared child: ")

@@ -47,6 +47,7 @@ def test_says_what_ran_before_where_it_does_not_crash_alone(
     recorder: Recorder,
     junit: Junit,
     xdist_args: tuple[str, ...],
+    start_args: tuple[str, ...],
     marked: bool,
 ) -> None:
     """Newest first; the outcome stays the crash, and the second run is in no report, duration or file."""
@@ -57,9 +58,9 @@ def test_says_what_ran_before_where_it_does_not_crash_alone(
             path.read_text().replace("poison =", "pytestmark = pytest.mark.faultguard(scope='module')\npoison =")
         )
         options = []
-    distribution = ["--dist=loadfile"] if xdist_args else []
+    options += [*start_args, *xdist_args, *(["--dist=loadfile"] if xdist_args else [])]
 
-    run_pytest(*options, *xdist_args, *distribution, *junit.args).assert_outcomes(passed=7, failed=1)
+    run_pytest(*options, *junit.args).assert_outcomes(passed=7, failed=1)
 
     report = recorder.report("test_it[6]")
     name = path.name
@@ -74,11 +75,13 @@ def test_says_what_ran_before_where_it_does_not_crash_alone(
     assert (pytester.path / "ran").read_text().split() == [*"0123456", "6", "7"]
 
 
-def test_says_that_it_crashes_alone(pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder) -> None:
+def test_says_that_it_crashes_alone(
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start_args: tuple[str, ...]
+) -> None:
     """And nothing of the others."""
     pytester.makepyfile(poison(set(), dies=6, needed=0))
 
-    run_pytest("--faultguard").assert_outcomes(passed=7, failed=1)
+    run_pytest("--faultguard", *start_args).assert_outcomes(passed=7, failed=1)
 
     assert shared(recorder.report("test_it[6]").longrepr) == ["crashes alone"]
 
@@ -269,12 +272,13 @@ def test_bisect_finds_two_of_many_and_prints_the_command(
 
 
 def test_bisect_stops_where_its_budget_ends(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start_args: tuple[str, ...]
 ) -> None:
     """And says so, with what it knows by then."""
     path = pytester.makepyfile(poison({9}, dies=20, needed=1, count=21))
 
-    run_pytest("--faultguard", "--faultguard-bisect", "--faultguard-bisect-runs=2").assert_outcomes(passed=20, failed=1)
+    options = ("--faultguard-bisect", "--faultguard-bisect-runs=2", *start_args)
+    run_pytest("--faultguard", *options).assert_outcomes(passed=20, failed=1)
 
     crash = recorder.report("test_it[20]").crash
     assert crash["gaps"] == ["bisect: stopped after 2 runs, fewer may be needed; see --faultguard-bisect-runs"]
@@ -287,6 +291,7 @@ def test_bisect_stops_where_its_budget_ends(
     ("options", "addopts"),
     [
         (["--poison", "--faultguard-start=spawn"], ""),
+        (["--poison", "--faultguard-start=forkserver"], ""),
         (["--poison", "--dist=loadfile"], "-n2"),
         (["--poison", "--dist", "loadgroup", "-n", "1"], ""),
         (["-c", "other.ini"], ""),
@@ -294,7 +299,7 @@ def test_bisect_stops_where_its_budget_ends(
         (["-o", "poison=on", "--rootdir", "tests", "tests"], ""),
         (["--poison", "--numprocesses=1", "--faultguard-scope", "module", "--", "tests"], ""),
     ],
-    ids=["spawn", "workers_by_ini", "loadgroup", "other_ini", "plugin", "rootdir", "given_anew"],
+    ids=["spawn", "forkserver", "workers_by_ini", "loadgroup", "other_ini", "plugin", "rootdir", "given_anew"],
 )
 def test_command_of_bisect_reproduces_the_crash(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, options: list[str], addopts: str
