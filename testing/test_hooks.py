@@ -42,7 +42,12 @@ def test_xfail(): os.abort()
 
 @pytest.mark.parametrize("scope", ["function", "module"])
 def test_evidence_of_others_is_in_the_report(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...], scope: str
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    start_args: tuple[str, ...],
+    scope: str,
 ) -> None:
     """Of every crash, once, in a process that has the item and the whole record; and of nothing else."""
     pytester.makepyfile(CRASHES)
@@ -59,7 +64,7 @@ def test_evidence_of_others_is_in_the_report(
         """
     )
 
-    run_pytest(*xdist_args, f"--faultguard-scope={scope}", "-o", "xfail_strict=false")
+    run_pytest(*xdist_args, *start_args, f"--faultguard-scope={scope}", "-o", "xfail_strict=false")
 
     called = (pytester.path / "called").read_text().split()
     assert sorted(called) == ["test_call", "test_teardown", "test_xfail"]
@@ -243,7 +248,7 @@ def test_a_crash_in_the_check_is_one_at_exit(
 
 
 def test_what_tests_have_shared_is_torn_down(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
+    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, start_args: tuple[str, ...]
 ) -> None:
     """Once in the unhealthy child, and once in the next one."""
     pytester.makepyfile(
@@ -258,8 +263,9 @@ def shared():
     )
     pytester.makeconftest(CHECK.format("return 'poisoned'"))
 
-    run_pytest("--faultguard").assert_outcomes(passed=3, warnings=1)
+    run_pytest("--faultguard", *start_args).assert_outcomes(passed=3, warnings=1)
 
+    assert recorder.warnings() == [f"{WARNED}poisoned"]
     assert len(set((pytester.path / "ended").read_text().split())) == 2
 
 

@@ -62,7 +62,7 @@ def write(pytester: pytest.Pytester, tests: str) -> None:
 
 @pytest.mark.parametrize("place", ["marker", "option", "ini"])
 def test_memory_is_limited_in_the_child_only(
-    pytester: pytest.Pytester, run_pytest: RunPytest, scope: str, place: str
+    pytester: pytest.Pytester, run_pytest: RunPytest, scope: str, start_args: tuple[str, ...], place: str
 ) -> None:
     """Wherever the limit is given, and pytest's own process and unguarded tests have what they had."""
     given = {"marker": "(memory='2GiB')"}.get(place, "")
@@ -84,7 +84,7 @@ def test_unguarded():
 """,
     )
 
-    run_pytest(*args, scope).assert_outcomes(passed=3)
+    run_pytest(*args, scope, *start_args).assert_outcomes(passed=3)
 
 
 def test_journal_does_not_count_as_memory(pytester: pytest.Pytester, run_pytest: RunPytest, scope: str) -> None:
@@ -213,12 +213,17 @@ def test_other():
 
 
 def test_native_death_at_the_limit_names_the_limit(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, scope: str, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    scope: str,
+    start_args: tuple[str, ...],
+    xdist_args: tuple[str, ...],
 ) -> None:
     """With what proves it; a crash that has nothing to do with the limit is told as without one."""
     write(pytester, 'pytestmark = pytest.mark.faultguard(memory="300MiB")\n' + NATIVE)
 
-    run_pytest(scope, *xdist_args).assert_outcomes(failed=4)
+    run_pytest(scope, *start_args, *xdist_args).assert_outcomes(failed=4)
 
     told = {report.nodeid.partition("::")[2]: report.message or "" for report in recorder.reports(when="call")}
     begin = r"memory limit of 300 MiB: "
@@ -314,21 +319,25 @@ def test_waits():
 
 
 def test_cpu_limit_counts_for_each_test_of_a_shared_child(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...]
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    start_args: tuple[str, ...],
+    xdist_args: tuple[str, ...],
 ) -> None:
     """What the tests before it have used is not its own; nor is a limit that its neighbour has."""
     write(
         pytester,
         """
-pytestmark = pytest.mark.faultguard(scope="module", cpu=0.6)
+pytestmark = pytest.mark.faultguard(scope="module", cpu=0.4)
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_within(number):
-    burn(0.4)
+    burn(0.25)
 
 @pytest.mark.faultguard(cpu=0)
 def test_without():
-    burn(0.8)
+    burn(0.5)
 
 def test_beyond():
     burn(60)
@@ -338,7 +347,7 @@ def test_after():
 """,
     )
 
-    run_pytest(*xdist_args).assert_outcomes(passed=5, failed=1)
+    run_pytest(*start_args, *xdist_args).assert_outcomes(passed=5, failed=1)
 
     assert recorder.report("test_beyond").crash["ending"]["kind"] == "Overspent"
 
