@@ -16,15 +16,18 @@ import pytest
 
 #: Options for all inner sessions: what is promised is promised in every scope and with every start method.
 EVERYWHERE = "FAULTGUARD_TEST_OPTIONS"
-#: A session that takes longer has hung: it is killed, and the test fails.
-SESSION_SECONDS = 60.0
+#: A session that takes longer has hung: it is killed, and the test fails. Interpreters that begin one after the other
+#: take their time.
+SESSION_SECONDS = 300.0 if os.environ.get(EVERYWHERE) else 60.0
 #: No file in the working directory; and Hypothesis's plugin, where it is installed, adds a second to each session.
 QUICK = ("no:cacheprovider", "no:hypothesispytest")
 
 
 def common_options(plugins: Sequence[str] = QUICK) -> list[str]:
     """What each inner session is given first, however it is started."""
-    return [*(word for plugin in plugins for word in ("-p", plugin)), *shlex.split(os.environ.get(EVERYWHERE, ""))]
+    # Without our plugin, nobody knows its options.
+    ours = [] if "no:faultguard" in plugins else shlex.split(os.environ.get(EVERYWHERE, ""))
+    return [*(word for plugin in plugins for word in ("-p", plugin)), *ours]
 
 
 def starts_clean() -> bool:

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 
+from testing.harness import SESSION_SECONDS
 from testing.harness import common_options
 
 #: For one word, one line of output, or the end of a session; far more than any of them takes.
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = SESSION_SECONDS / 2
 
 _SAY = '''
 """Words for the test that started this session."""

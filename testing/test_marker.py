@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import EVERYWHERE
 from testing.harness import QUICK
 from testing.harness import common_options
 
@@ -22,7 +23,8 @@ import os
 import pytest
 import pytest_faultguard
 
-PID = os.getpid()
+# A child that is a fresh interpreter imports this as well.
+PID = None if pytest_faultguard.is_guarded() else os.getpid()
 
 
 @pytest.fixture(autouse=True)
@@ -753,6 +755,8 @@ def test_plugin_by_name_in_workers(
 def test_no_autoload_no_plugin(
     pytester: pytest.Pytester, run_pytest: RunPytest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Nobody would know our options.
+    monkeypatch.delenv(EVERYWHERE, raising=False)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
         "import os\n\ndef test_it(pytestconfig): assert not pytestconfig.pluginmanager.hasplugin('faultguard')\n"
