@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import QUICK
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
@@ -116,7 +118,7 @@ def test_what_a_test_leaves_behind_fails_this_test_and_is_ended(
     pytester.makepyfile(LEAKS)
 
     # A Popen that nobody waits for, and a fork beside execnet's thread, warn.
-    run_pytest(*xdist_args, "-p", "no:faultguard", "-W", "ignore")
+    run_pytest(*xdist_args, "-W", "ignore", plugins=(*QUICK, "no:faultguard"))
 
     found = {report.nodeid.partition("::")[2]: report for report in recorder.reports(when="teardown")}
     assert found.keys() == LINES.keys()

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from testing.harness import QUICK
 from testing.harness import RunPytest
 from testing.harness import parse_junit
 from testing.live import StartPytest
@@ -364,16 +365,18 @@ def test_module_is_imported_by_a_scout_and_by_pytest(pytester: pytest.Pytester, 
 
 
 @pytest.mark.parametrize(
-    "args", [("--no-faultguard",), ("-p", "no:faultguard", "-c", "own.ini")], ids=["off", "absent"]
+    ("plugins", "args"),
+    [((), ("--no-faultguard", COLLECT)), (("no:faultguard",), ("-c", "own.ini"))],
+    ids=["off", "absent"],
 )
 def test_nothing_is_scouted_where_the_plugin_is_off(
-    pytester: pytest.Pytester, run_pytest: RunPytest, args: tuple[str, ...]
+    pytester: pytest.Pytester, run_pytest: RunPytest, plugins: tuple[str, ...], args: tuple[str, ...]
 ) -> None:
     """Then a module is imported once."""
     (pytester.path / "own.ini").write_text("[pytest]\n")
     pytester.makepyfile("with open('imports', 'a') as file: file.write('once ')\ndef test_it(): pass\n")
 
-    run_pytest(*args, *([COLLECT] if "--no-faultguard" in args else [])).assert_outcomes(passed=1)
+    run_pytest(*args, plugins=(*QUICK, *plugins)).assert_outcomes(passed=1)
 
     assert (pytester.path / "imports").read_text() == "once "
 

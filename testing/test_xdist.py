@@ -341,7 +341,10 @@ def test_passes(story): pass
 def test_much_output(story): print("x" * 3_000_000); lib.abort_()
 
 def test_at_exit(story, request):
+    import atexit
     import threading
+    # A fork calls no such function, and all that it does is to flush its streams.
+    atexit.register(lib.abort_)
     threading._register_atexit(lambda: None)
     from pytest_faultguard.process import child
     child.flush_streams = lib.abort_
@@ -595,6 +598,7 @@ def test_fork_beside_a_thread_warns_nobody_without_pytests_filters(
     assert "DeprecationWarning" not in str(result.outlines + result.errlines)
 
 
+@pytest.mark.forked_only("hundreds of children, each a fork beside that thread")
 def test_hundreds_of_forks_beside_a_busy_thread(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder
 ) -> None:
