@@ -254,7 +254,9 @@ def test_doctests_of_the_package(pytester: pytest.Pytester, run_pytest: RunPytes
     run_pytest("--faultguard-auto", "--doctest-modules", "mypkg").assert_outcomes(passed=1)
 
 
-def test_they_share_a_child(pytester: pytest.Pytester, run_pytest: RunPytest, mypkg: Path) -> None:
+def test_they_share_a_child(
+    pytester: pytest.Pytester, run_pytest: RunPytest, mypkg: Path, start_args: tuple[str, ...]
+) -> None:
     """As other tests that nobody has marked; the marked ones have their own."""
     pytester.makepyfile(
         test_pids="""
@@ -276,7 +278,7 @@ def test_they_share_a_child(pytester: pytest.Pytester, run_pytest: RunPytest, my
     )
     pytester.makeini("[pytest]\nfaultguard_auto = mypkg._native\n")
 
-    run_pytest("--faultguard-auto", "test_pids.py").assert_outcomes(passed=3)
+    run_pytest("--faultguard-auto", *start_args, "test_pids.py").assert_outcomes(passed=3)
 
 
 @pytest.mark.parametrize("ini", ["mypkg/_native.so", "a..b", "'unfinished"])

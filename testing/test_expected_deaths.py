@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from testing.harness import QUICK
+from testing.harness import SESSION_SECONDS
 
 if TYPE_CHECKING:
     from testing.harness import Junit
@@ -289,12 +290,18 @@ CAME = {
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_anything_else_fails(
-    pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, xdist_args: tuple[str, ...], scope: str
+    pytester: pytest.Pytester,
+    run_pytest: RunPytest,
+    recorder: Recorder,
+    xdist_args: tuple[str, ...],
+    start_args: tuple[str, ...],
+    scope: str,
 ) -> None:
     """And says what came; a skip remains one."""
     pytester.makepyfile(HEAD + OTHERS)
 
-    run_pytest(*xdist_args, f"--faultguard-scope={scope}")
+    # A dozen interpreters, where each test has its own.
+    run_pytest(*xdist_args, *start_args, f"--faultguard-scope={scope}", timeout=3 * SESSION_SECONDS)
 
     outcomes = recorder.outcomes()
     for name, (phases, when, message) in CAME.items():

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from testing.harness import SESSION_SECONDS
+
 if TYPE_CHECKING:
     from testing.harness import Recorder
     from testing.harness import RunPytest
@@ -64,7 +66,8 @@ def test_evidence_of_others_is_in_the_report(
         """
     )
 
-    run_pytest(*xdist_args, *start_args, f"--faultguard-scope={scope}", "-o", "xfail_strict=false")
+    options = (f"--faultguard-scope={scope}", "-o", "xfail_strict=false")
+    run_pytest(*xdist_args, *start_args, *options, timeout=3 * SESSION_SECONDS)
 
     called = (pytester.path / "called").read_text().split()
     assert sorted(called) == ["test_call", "test_teardown", "test_xfail"]
