@@ -331,7 +331,7 @@ def test_it(number, pytestconfig):
 """
     )
     given = options if "tests" in options else [*options, "tests"]
-    of_child = ["--faultguard", "--faultguard-scope", *(["--faultguard-start"] if "=spawn" in str(options) else [])]
+    of_child = ["--faultguard", "--faultguard-scope", *(["--faultguard-start"] if "-start=" in str(options) else [])]
 
     run_pytest("--faultguard", "--faultguard-bisect", *given, plugins=()).assert_outcomes(passed=7, failed=1)
 
