@@ -35,6 +35,9 @@ class Session:
 
     #: The fixtures that this process has set up and not torn down, by identity.
     alive: dict[int, pytest.FixtureDef[Any]] = field(default_factory=dict)
+    #: In a forked child, what the parent has set up and is to end. Never let go: a generator that nobody has any more runs
+    #: what follows its ``yield`` in a ``finally`` or ``with``, and the end of a value may remove what it stands for.
+    inherited: list[object] = field(default_factory=list)
     #: The item that is being guarded now, and its guard.
     guarding: tuple[str, Guard] | None = None
     #: The processes of the workers on this machine, by xdist's names for them.

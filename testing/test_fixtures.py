@@ -67,8 +67,10 @@ def end(name, instance):
 
 def lasting(name):
     instance = begin(name)
-    yield instance
-    end(name, instance)
+    try:  # As `with` does: a generator that nobody has any more runs this, too.
+        yield instance
+    finally:
+        end(name, instance)
 
 
 def die():
@@ -621,6 +623,64 @@ def test_setup_and_teardown_by_name(
     assert len(outcomes) == (2 if head is UNITTEST else 3) * len("".join(PATTERNS))
     assert outcomes == {nodeid: expected_outcome(nodeid) for nodeid in outcomes}
     ledger.check()
+
+
+@pytest.mark.parametrize("scope", ["function", "class", "session"])
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_what_a_value_stands_for_is_there_until_its_own_process_lets_it_go(
+    pytester: pytest.Pytester, run_pytest: RunPytest, ledger: Ledger, scope: str, start: str
+) -> None:
+    """A directory, say, that is removed at the end of a `with` or with the last reference; whoever forgets it in a child."""
+    pytester.makepyfile(
+        """
+        import os
+        import tempfile
+        import pytest
+        from ledger import begin, end
+
+        class Thing:
+            def __init__(self):
+                self.instance = begin("class")
+            def __del__(self):
+                end("class", self.instance)
+
+        @pytest.fixture(scope="module")
+        def with_directory():
+            with tempfile.TemporaryDirectory() as path:
+                yield path
+
+        @pytest.fixture(scope="module")
+        def directory():
+            return tempfile.TemporaryDirectory()
+
+        @pytest.fixture(scope="class")
+        def thing():
+            return Thing()
+
+        @pytest.fixture
+        def paths(with_directory, directory, thing):
+            yield with_directory, directory.name
+            assert os.path.isdir(with_directory)
+            assert os.path.isdir(directory.name)
+
+        class TestA:
+            def test_1(self, paths): pass
+            @pytest.mark.faultguard
+            def test_2(self, paths): pass
+            def test_3(self, paths): pass
+            @pytest.mark.faultguard
+            def test_4(self, paths): pass
+
+        class TestB:
+            @pytest.mark.faultguard
+            def test_5(self, paths): pass
+            def test_6(self, paths): pass
+        """
+    )
+
+    run_pytest(f"--faultguard-scope={scope}", f"--faultguard-start={start}").assert_outcomes(passed=6)
+
+    assert ledger.lives("class")
 
 
 @pytest.mark.forked_only("a fresh process inherits nothing that a test has started")

@@ -361,9 +361,11 @@ def _disown(session: pytest.Session, known: Session, *, lives_on: bool) -> None:
     must forget the value of such a fixture where its scope ends: else the next class would be given it.
     """
     for finalizers, _ in session._setupstate.stack.values():
+        known.inherited += finalizers
         owners = [getattr(getattr(one, "func", None), "__self__", None) for one in finalizers] if lives_on else []
         finalizers[:] = [functools.partial(_forget, one) for one in owners if isinstance(one, pytest.FixtureDef)]
     for fixture in known.alive.values():
+        known.inherited += [*fixture._finalizers, fixture.cached_result]
         fixture._finalizers.clear()
 
 
