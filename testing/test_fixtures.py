@@ -1036,7 +1036,7 @@ def test_temporary_directory_is_kept_or_removed_by_the_tests_own_outcome(
     assert kept == ["test_crashes0", "test_fails0"]
 
 
-@pytest.mark.forked_only("a fresh process patches for itself, and the fork server has the environment it began with")
+@pytest.mark.forked_only("a fresh process sets the fixture up, and so patches, for itself")
 def test_monkeypatch(
     pytester: pytest.Pytester, run_pytest: RunPytest, recorder: Recorder, ledger: Ledger, xdist_args: tuple[str, ...]
 ) -> None:

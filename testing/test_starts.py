@@ -437,6 +437,56 @@ def test_a_path_that_only_this_process_has(pytester: pytest.Pytester, clean: str
 
 
 @pytest.mark.parametrize("scope", ["function", "session"])
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_environment_is_that_of_the_moment(
+    pytester: pytest.Pytester, run_pytest: RunPytest, start: str, scope: str
+) -> None:
+    """In a child that begins now, whenever its interpreter was started; what this itself has set stays."""
+    pytester.makeconftest(
+        """
+        import os
+
+        os.environ["OWN"] = "parent" if "PYTEST_FAULTGUARD" not in os.environ else "child"
+        os.environ["EARLIER"] = "1"
+        """
+    )
+    pytester.makepyfile(
+        test_1="""
+        import os
+        import pytest
+
+        @pytest.fixture(scope="module", autouse=True)
+        def wide():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("WIDE", "1")
+                patch.delenv("EARLIER")
+                yield
+
+        def test_1():
+            os.environ["LATER"] = "1"
+
+        @pytest.mark.faultguard(scope="function")
+        def test_2():
+            assert (os.environ["WIDE"], os.environ["LATER"], "EARLIER" in os.environ) == ("1", "1", False)
+        """,
+        test_2=f"""
+        import os
+        import pytest
+
+        def test_3():
+            os.environ["LATER"] = "2"
+
+        @pytest.mark.faultguard
+        def test_4():
+            assert (os.environ["LATER"], os.environ["EARLIER"], "WIDE" in os.environ) == ("2", "1", False)
+            assert os.environ["OWN"] == ("parent" if "{start}" == "fork" else "child")
+        """,
+    )
+
+    run_pytest(f"--faultguard-start={start}", f"--faultguard-scope={scope}").assert_outcomes(passed=4)
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
 def test_ids_that_are_others_each_time(
     pytester: pytest.Pytester, run_pytest: RunPytest, clean: str, scope: str, xdist_args: tuple[str, ...]
 ) -> None:

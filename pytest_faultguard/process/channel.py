@@ -274,6 +274,8 @@ class Charge(NamedTuple):
     items: tuple[tuple[int, str], ...]
     #: Where the session is now.
     directory: str
+    #: Variables that have changed since the child's process, or the one that it is forked from, was started; None: unset.
+    environment: dict[str, str | None]
     memory: int | None
     journal_bytes: int
     is_heard: bool

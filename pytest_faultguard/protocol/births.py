@@ -191,6 +191,7 @@ class _Early:
     """A fresh interpreter that was started before it was known what it is to run."""
 
     def __init__(self, session: pytest.Session, signals: Signals) -> None:
+        self._environment = dict(os.environ)
         self._overture = _overture()
         try:
             self._charges, theirs = _socketpair()
@@ -217,7 +218,7 @@ class _Early:
         if child is None:
             return False
         try:
-            with _packed(charge) as fds:
+            with _packed(charge, self._environment) as fds:
 
                 def give(wiring: Wiring) -> None:
                     _send(self._charges, [*astuple(wiring), *fds])
@@ -255,6 +256,7 @@ class _Server:
     """The parent's part in the life of a fork server."""
 
     def __init__(self, session: pytest.Session) -> None:
+        self._environment = dict(os.environ)
         self.overture = _overture()
         self._errors: list[str] = []
         #: Why it has not begun; another one would not, either.
@@ -295,7 +297,7 @@ class _Server:
             raise self._failure
         self.overture.forget()
         try:
-            with _packed(charge) as fds:
+            with _packed(charge, self._environment) as fds:
                 guard.adopt(lambda wiring: self._ask([*astuple(wiring), *fds]))
         except LaunchError as error:
             if self.is_lost and self._guard.has_ended():
@@ -378,9 +380,12 @@ def _send(through: socket.socket, fds: Sequence[int]) -> None:
 
 
 @contextmanager
-def _packed(charge: Charge) -> Generator[list[int]]:
-    """A charge as it goes through a socket: the file that it is in, and those that it names by their order."""
-    with _file(charge._replace(fds={name: number for number, name in enumerate(charge.fds)})) as file:
+def _packed(charge: Charge, began_with: Mapping[str, str]) -> Generator[list[int]]:
+    """A charge as it goes through a socket, to who has this environment: the file that it is in, and those that it names."""
+    now = dict(os.environ)
+    changed = {name: now.get(name) for name in {**began_with, **now} if began_with.get(name) != now.get(name)}
+    numbers = {name: number for number, name in enumerate(charge.fds)}
+    with _file(charge._replace(environment=changed, fds=numbers)) as file:
         yield [file.fileno(), *charge.fds.values()]
 
 

@@ -213,6 +213,7 @@ class Child:
             paths=paths_of(self._config, self.items),
             items=tuple((place, item.nodeid) for place, item in self.items.items()),
             directory=current_directory(),
+            environment={},
             memory=self.guard.limits.memory,
             journal_bytes=self.journal.limit_bytes,
             is_heard=self._is_heard,

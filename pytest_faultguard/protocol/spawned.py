@@ -142,12 +142,17 @@ def main_early(parent: int, letter_fd: int, socket_fd: int, first_out: int, firs
 
 
 def received(fds: Sequence[int]) -> tuple[Wiring, Charge]:
-    """What has come through a socket: a child's wiring, its charge, and the files that this names by their numbers."""
+    """What has come through a socket: a child's wiring and its charge. Its files and variables are this process' own now."""
     wiring = Wiring(*map(moved_up, fds[:_WIRING]))
     charge_fd, *files = fds[_WIRING:]
     (charge,) = read(charge_fd)
     assert isinstance(charge, Charge)
     charge.fds.update({name: moved_up(files[number]) for name, number in charge.fds.items()})
+    for name, value in charge.environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     return wiring, charge
 
 
