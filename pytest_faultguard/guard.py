@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import field
 from dataclasses import replace
@@ -144,7 +145,9 @@ class Guard:
         Raises:
             LaunchError: it could not be started.
         """
-        with _Pipes(for_orders=True) as pipes:
+        with ExitStack() as stack:
+            with Signals():
+                pipes = stack.enter_context(_Pipes(for_orders=True))
             wiring = child_side.Wiring(*pipes.theirs)
             receiver, sender = Receiver(pipes.ours[0]), Sender(pipes.ours[4])
             for order in orders:

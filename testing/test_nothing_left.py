@@ -1597,10 +1597,12 @@ def interrupt_before_each_line(
     *args: str,
     files: tuple[str, ...] = ("",),
     every: int = 1,
+    ends: bool = True,
 ) -> None:
     """Run the tests of one module, or collect it, until no line is left that was interrupted at in none of them.
 
-    Or no line of files whose names end so, or of those one in ``every``: some cost a whole interpreter each.
+    Or no line of files whose names end so, or of those one in ``every``: some cost a whole interpreter each. Each interrupt
+    ``ends`` the session, or maybe not: while a command has the terminal it is meant for that.
     """
     pytester.makeconftest(INTERRUPTED_LINES.replace("@FILES@", repr(files)).replace("@EVERY@", str(every)))
 
@@ -1609,7 +1611,7 @@ def interrupt_before_each_line(
     assert result.ret in {pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED}, result.stdout.str()
     lines = [line.split("|") for line in (pytester.path / "lines").read_text().splitlines()]
     assert len(lines) > 3
-    bad = [line for line in lines if line[2:] != ["True" if line[1] != "None" else "False", "None", "[]"]]
+    bad = [line for line in lines if line[3:] != ["None", "[]"] or (ends and line[2] != str(line[1] != "None"))]
     assert not bad, "\n".join(map(str, bad))
 
 
@@ -1700,11 +1702,11 @@ if os.environ.get("FAULTGUARD_TEST_CASES") == "all":
     STARTING, SOME = {}, {}
 
 
-@pytest.mark.parametrize("name", ["test_spawn", "test_forkserver", "test_early", "test_in_vain"])
+@pytest.mark.parametrize("name", ["test_spawn", "test_forkserver", "test_early", "test_in_vain", "test_exec"])
 def test_interrupt_before_any_line_of_ours_orphans_no_interpreter(
     pytester: pytest.Pytester, run_pytest: RunPytest, name: str
 ) -> None:
-    """One for the test, a fork server, and one that began before it was known for what, or for nothing."""
+    """One for the test, a fork server, one that began before it was known for what, or for nothing, and one of a command's."""
     start = "forkserver" if name == "test_forkserver" else "spawn"
     pytester.makepyfile(
         f"""
@@ -1715,7 +1717,9 @@ def test_interrupt_before_any_line_of_ours_orphans_no_interpreter(
         """
     )
 
-    interrupt_before_each_line(pytester, run_pytest, **STARTING)
+    is_attended = name == "test_exec"
+    args = ["--faultguard-exec=env"] if is_attended else []
+    interrupt_before_each_line(pytester, run_pytest, *args, ends=not is_attended, **STARTING)
 
 
 def test_interrupt_before_any_line_of_ours_orphans_no_scout(pytester: pytest.Pytester, run_pytest: RunPytest) -> None:
