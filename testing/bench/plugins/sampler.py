@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
+import re
+import sys
 
 import pytest
 
@@ -34,12 +37,55 @@ class Sampler:
         with open("/proc/self/statm") as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         fds = len(os.listdir("/proc/self/fd"))
-        return {"tests": self.tests, "passed": self.passed, "resident": resident, "fds": fds}
+        return {"tests": self.tests, "passed": self.passed, "resident": resident, "in_use": in_use(), "fds": fds}
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         with open(os.environ["BENCH_WRITE"], "w") as file:
             json.dump(self.samples, file)
+
+
+class Mallinfo2(ctypes.Structure):
+    """``struct mallinfo2`` (mallinfo(3))."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    )
+
+
+def in_use() -> int:
+    """The bytes that are allocated, of Python's own allocator and of C's; not what either keeps for later, in pages."""
+    python = re.search(r"([\d,]+)\n*$", _line_of_debug_malloc_stats("# bytes in allocated blocks"))
+    assert python is not None
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    c = mallinfo2()
+    return int(python[1].replace(",", "")) + int(c.uordblks) + int(c.hblkhd)
+
+
+def _line_of_debug_malloc_stats(start: str) -> str:
+    with open(os.memfd_create("stats"), "r+") as file:
+        stderr = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            sys._debugmallocstats()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        file.seek(0)
+        return next(line for line in file if line.startswith(start))
 
 
 def pytest_configure(config: pytest.Config) -> None:
