@@ -10,6 +10,7 @@ import pytest
 from testing.harness import Junit
 from testing.harness import Recorder
 from testing.harness import RunPytest
+from testing.harness import common_options
 
 POISON = """
 import ctypes
@@ -331,7 +332,10 @@ def test_it(number, pytestconfig):
 """
     )
     given = options if "tests" in options else [*options, "tests"]
-    of_child = ["--faultguard", "--faultguard-scope", *(["--faultguard-start"] if "-start=" in str(options) else [])]
+    starts = [
+        "--faultguard-start" for option in (*common_options(()), *options) if option.startswith("--faultguard-start")
+    ]
+    of_child = ["--faultguard", "--faultguard-scope", *starts]
 
     run_pytest("--faultguard", "--faultguard-bisect", *given, plugins=()).assert_outcomes(passed=7, failed=1)
 
