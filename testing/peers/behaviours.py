@@ -438,14 +438,19 @@ def maxfail(run: Run) -> bool | No:
     return (len(failed) == 2 and ran == ["ran0", "ran1"]) or No(done.ended)
 
 
-@asked("Also under ``pytest -n2``")
-def maxfail_under_xdist(run: Run) -> bool | No:
+def _sixty_under_xdist(run: Run, crashing: set[int], option: str) -> Done:
+    """Tests of which those with these numbers crash, and the others take long enough for a session to stop before its end."""
     text = "\n\n".join(
         f"@isolated\ndef test_{number:02}():\n    open('ran{number:02}', 'w').close()\n"
-        f"    {'crash_here()' if number in {0, 10} else 'time.sleep(0.1)'}\n"
+        f"    {'crash_here()' if number in crashing else 'time.sleep(0.1)'}\n"
         for number in range(60)
     )
-    done = run(_program(text, following=False), "--maxfail=2", "-n2", beside=["pytest-xdist"], deadline=60.0)
+    return run(_program(text, following=False), option, "-n2", beside=["pytest-xdist"], deadline=60.0)
+
+
+@asked("Also under ``pytest -n2``")
+def maxfail_under_xdist(run: Run) -> bool | No:
+    done = _sixty_under_xdist(run, {0, 10}, "--maxfail=2")
     if done.status is None or done.status < 0:
         return No(done.ended)
     failed = [event for event in done.of("report") if event["outcome"] == "failed"]
@@ -454,12 +459,7 @@ def maxfail_under_xdist(run: Run) -> bool | No:
 
 @asked("``-x`` stops after a crash, also under ``pytest -n2``")
 def exitfirst_under_xdist(run: Run) -> bool | No:
-    text = "\n\n".join(
-        f"@isolated\ndef test_{number:02}():\n    open('ran{number:02}', 'w').close()\n"
-        f"    {'time.sleep(0.1)' if number else 'crash_here()'}\n"
-        for number in range(60)
-    )
-    done = run(_program(text, following=False), "-x", "-n2", beside=["pytest-xdist"], deadline=60.0)
+    done = _sixty_under_xdist(run, {0}, "-x")
     if done.status is None or done.status < 0:
         return No(done.ended)
     return done.outcome("test_00") == "failed" and "ran59" not in done.files

@@ -17,17 +17,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("pytest_randomly")
 
-#: Three modules, in which the random numbers of each phase are told.
-MODULE = """
-import random
-
-import pytest
-
-
-def told(record_property):
-    record_property("random", random.random())
-
-
+#: What `told` tells in each phase.
+PHASES = """
 @pytest.fixture(autouse=True)
 def numbers(record_property):
     told(record_property)
@@ -38,7 +29,22 @@ def numbers(record_property):
 @pytest.mark.parametrize("number", range(4))
 def test_function(number, record_property):
     told(record_property)
+"""
+#: Three modules, in which the random numbers of each phase are told.
+MODULE = (
+    """
+import random
 
+import pytest
+
+
+def told(record_property):
+    record_property("random", random.random())
+
+
+"""
+    + PHASES
+    + """
 
 class TestFirst:
     def test_one(self, record_property):
@@ -54,6 +60,7 @@ class TestSecond:
     def test_one(self, record_property):
         told(record_property)
 """
+)
 TESTS = 21
 
 
@@ -73,7 +80,8 @@ def test_same_order_and_same_numbers(
 
 
 #: Of its README: the generators that it seeds besides Python's, and those that are registered.
-GENERATORS = """
+GENERATORS = (
+    """
 import random
 
 import mypackage
@@ -87,17 +95,9 @@ def told(record_property):
     record_property("mypackage", mypackage.number())
 
 
-@pytest.fixture(autouse=True)
-def numbers(record_property):
-    told(record_property)
-    yield
-    told(record_property)
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_function(number, record_property):
-    told(record_property)
 """
+    + PHASES
+)
 MYPACKAGE = """
 import random
 
