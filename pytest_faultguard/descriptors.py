@@ -41,6 +41,11 @@ def high_file(file: FileIO) -> FileIO:
         return FileIO(high(file.fileno()), file.mode)
 
 
+def high_memory_file(name: str, flags: int = 0) -> FileIO:
+    """A file that has no name but for those who look, and is in memory only (``memfd_create(2)``), as :func:`high_file`."""
+    return high_file(FileIO(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC | flags), "rb+"))
+
+
 def moved_up(fd: int) -> int:
     """The same file under a number that is :func:`high`."""
     try:

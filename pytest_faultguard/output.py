@@ -19,7 +19,7 @@ from typing import final
 
 import pytest
 
-from pytest_faultguard.descriptors import high_file
+from pytest_faultguard.descriptors import high_memory_file
 from pytest_faultguard.descriptors import high_pipe
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.descriptors import moved_up
@@ -463,7 +463,7 @@ class _File:
     def __init__(self, name: str, fd: int | None = None) -> None:
         """Make one; or in a child that was not forked take over the one that is behind ``fd``, which stays open."""
         if fd is None:
-            self._file = high_file(FileIO(os.memfd_create(f"faultguard-{name}", os.MFD_CLOEXEC), "rb+"))
+            self._file = high_memory_file(name)
         else:
             self._file = FileIO(fd, "rb+", closefd=False)
         self.fd = self._file.fileno()

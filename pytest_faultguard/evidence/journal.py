@@ -57,7 +57,7 @@ from typing import Final
 from typing import NoReturn
 from typing import Protocol
 
-from pytest_faultguard.descriptors import high_file
+from pytest_faultguard.descriptors import high_memory_file
 from pytest_faultguard.descriptors import identity
 from pytest_faultguard.outcome import JournalError
 
@@ -170,7 +170,7 @@ _UNMARKED: Final[_Mark] = b"\0"
 
 def _unnamed_file() -> FileIO:
     if hasattr(os, "memfd_create"):
-        return high_file(FileIO(os.memfd_create("faultguard-journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "rb+"))
+        return high_memory_file("journal", os.MFD_ALLOW_SEALING)
     # Where nothing is guarded, a journal serves its own process only.
     import tempfile
 

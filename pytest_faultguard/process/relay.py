@@ -31,7 +31,7 @@ class Relay:
     def __init__(self, ends: tuple[int, int] | None = None) -> None:
         """Make one; or in a child that was not forked take over its :attr:`ends`."""
         self._kept = bytearray()
-        #: None in such a child.
+        #: Nothing in such a child.
         self._held: tuple[FileIO, ...] = ()
         if ends is not None:
             self._reading, (self._writing, self._target) = -1, ends

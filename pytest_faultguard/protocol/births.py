@@ -30,7 +30,7 @@ from pytest_faultguard.crash import Seconds
 from pytest_faultguard.crash import Signaled
 from pytest_faultguard.crash import describe_signal
 from pytest_faultguard.descriptors import high
-from pytest_faultguard.descriptors import high_file
+from pytest_faultguard.descriptors import high_memory_file
 from pytest_faultguard.evidence import faultdump
 from pytest_faultguard.guard import Guard
 from pytest_faultguard.guard import Limits
@@ -451,7 +451,7 @@ def _spawn(guard: Guard, module: str, messages: Sequence[Message], keep: Sequenc
 
 def _file(*messages: Message) -> FileIO:
     with _descriptors():
-        file = high_file(FileIO(os.memfd_create("faultguard-letter", os.MFD_CLOEXEC), "rb+"))
+        file = high_memory_file("letter")
     write(file.fileno(), *messages)
     return file
 
